@@ -1,0 +1,214 @@
+"""The command ``nnunet-instance``. Flags are nnU-Net's own; heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.errors import UserError, one_line_exit
+
+__all__ = ["main"]
+
+_PASSED_THROUGH = {"train": "nnUNetv2_train", "predict": "nnUNetv2_predict"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; a user's mistake ends with one line and exit status 1."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    with one_line_exit():
+        if argv and argv[0] in _PASSED_THROUGH:
+            _pass_through(argv[0], argv[1:])  # argparse would take some of nnU-Net's flags for its own
+            return
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnunet-instance", description="Instance-aware trainers, losses and tools for nnU-Net v2."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(run=run)
+        return command
+
+    add("path", _path, 'print the folder for nnU-Net: export nnUNet_extTrainer="$(nnunet-instance path)"')
+    add("link", _link, "let nnU-Net find the trainers without that variable, by one file inside nnunetv2")
+    add("unlink", _unlink, "remove that file again")
+    add("trainers", _trainers, "list the trainers, a line each")
+    add("train", None, "nnUNetv2_train with the trainers found; takes its arguments")
+    add("predict", None, "nnUNetv2_predict with the trainers found; takes its arguments")
+
+    configure = add("configure", _configure, "write a copy of a plans file with settings for this package, checked")
+    configure.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    configure.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans to copy (default: nnUNetPlans)")
+    configure.add_argument("-o", required=True, metavar="NEW_PLANS", help="name of the copy")
+    configure.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to set (default: all)")
+    configure.add_argument(
+        "settings", nargs="+", metavar="KEY=VALUE",
+        help="a setting and its value in JSON, such as num_epochs=250, weights.blob=0.5 or source=patch",
+    )
+
+    precompute = add("precompute", _precompute, "make instance maps of a preprocessed dataset")
+    precompute.add_argument("-d", required=True, nargs="+", metavar="DATASET", help="dataset ids or names")
+    precompute.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="default: all that are preprocessed")
+    precompute.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
+    precompute.add_argument(
+        "-np", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="worker processes (default: %(default)s)"
+    )
+
+    demo = add("demo", _demo, "train, predict and compare on real images, in minutes on a CPU")
+    demo.add_argument("-o", type=Path, default=Path("demo"), metavar="FOLDER", help="where to work (default: demo)")
+    demo.add_argument("--data", type=Path, metavar="FOLDER", help="a raw dataset in nnU-Net format instead of the sample")
+    demo.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default: cpu")
+    return parser
+
+
+def _path(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.linking import discovery_folder
+
+    print(discovery_folder())
+
+
+def _link(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.linking import link
+
+    print(f"linked: {link()}")
+
+
+def _unlink(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.linking import link_file, unlink
+
+    removed = unlink()
+    print(f"removed: {removed}" if removed else f"nothing to remove: no {link_file()}")
+
+
+def _trainers(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers import trainers
+
+    width = max(map(len, trainers.__all__))
+    for name in trainers.__all__:
+        print(f"{name:{width}}  {(getattr(trainers, name).__doc__ or '').splitlines()[0]}")
+
+
+def _pass_through(command: str, arguments: Sequence[str]) -> None:
+    from nnunet_instance_trainers.linking import check_torchvision, set_variable
+
+    set_variable()
+    check_torchvision()
+    sys.argv = [_PASSED_THROUGH[command], *arguments]
+    if command == "train":
+        _check_training_arguments(arguments)
+        from nnunetv2.run.run_training import run_training_entry as entry
+    else:
+        from nnunetv2.inference.predict_from_raw_data import predict_entry_point as entry
+    entry()
+
+
+def _check_training_arguments(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("dataset", nargs="?")
+    parser.add_argument("-p", default="nnUNetPlans")
+    known, _ = parser.parse_known_args(arguments)
+    if known.dataset is not None and not {"-h", "--help"} & set(arguments):
+        _plans_file(_dataset_name(known.dataset), known.p)
+
+
+def _configure(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
+    from nnunet_instance_trainers.data.maps import write_atomically
+
+    file = _plans_file(_dataset_name(arguments.d), arguments.p)
+    if arguments.o == arguments.p:
+        raise UserError(f"-o must differ from -p {arguments.p!r}: name the copy")
+    plans = json.loads(file.read_text())
+    labels = json.loads((file.parent / "dataset.json").read_text())
+    chosen = arguments.c or list(plans["configurations"])
+    unknown = sorted(set(chosen) - set(plans["configurations"]))
+    if unknown:
+        raise UserError(f"{file} has no configuration {unknown[0]!r}: there are {', '.join(plans['configurations'])}")
+    overrides = _parse_settings(arguments.settings)
+    has_regions = any(isinstance(label, list) and len(label) > 1 for label in labels["labels"].values())
+    for name in chosen:
+        merged = {**plans["configurations"][name].get(PLANS_KEY, {}), **overrides}
+        settings = Settings.resolve(object, merged, where=f"configuration {name!r}")
+        settings.channels(labels["labels"], has_regions)
+        plans["configurations"][name][PLANS_KEY] = merged
+    plans["plans_name"] = arguments.o
+    target = file.with_name(f"{arguments.o}.json")
+    with write_atomically(target) as temporary:
+        temporary.write_text(json.dumps(plans, indent=4))
+    print(f"wrote {target}; train with -p {arguments.o}")
+
+
+def _parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["num_epochs=5", "weights.blob=0.5"]`` as the nested dictionary that plans hold."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UserError(f"settings are KEY=VALUE, got {pair!r}")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text  # so that source=patch needs no quotes
+        *parents, last = key.split(".")
+        place = settings
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return settings
+
+
+def _precompute(arguments: argparse.Namespace) -> None:
+    names = [_dataset_name(dataset) for dataset in arguments.d]
+    for name in names:
+        _plans_file(name, arguments.p)
+    from nnunet_instance_trainers.data.precompute import precompute
+
+    for name in names:
+        precompute(name, arguments.c, arguments.p, arguments.np)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.demo import run_demo
+
+    run_demo(arguments.o, arguments.data, arguments.device)
+
+
+def _dataset_name(dataset: str) -> str:
+    """The folder name of a preprocessed dataset given by id or name."""
+    folder = os.environ.get("nnUNet_preprocessed")
+    if not folder:
+        raise UserError("the environment variable nnUNet_preprocessed is not set: point it to nnU-Net's folder of "
+                        "preprocessed datasets")
+    if dataset.startswith("Dataset"):
+        return dataset
+    if not dataset.isdigit():
+        raise UserError(f"a dataset is an id such as 27 or a name such as Dataset027_ACDC, got {dataset!r}")
+    names = sorted(path.name for path in Path(folder).glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
+    if len(names) != 1:
+        found = f"{len(names)} datasets have the id {dataset}" if names else f"there is no dataset {dataset}"
+        raise UserError(f"{found} in {folder}: run 'nnUNetv2_plan_and_preprocess -d {dataset}', or give the full name")
+    return names[0]
+
+
+def _plans_file(dataset_name: str, plans: str) -> Path:
+    file = Path(os.environ["nnUNet_preprocessed"]) / dataset_name / f"{plans}.json"
+    if not file.is_file():
+        raise UserError(f"dataset {dataset_name!r} is not preprocessed with plans {plans!r} (no {file}): run "
+                        f"'nnUNetv2_plan_and_preprocess -d {dataset_name[7:10].lstrip('0')}'")
+    return file
+
+
+if __name__ == "__main__":
+    main()

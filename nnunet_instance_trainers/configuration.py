@@ -1,0 +1,205 @@
+"""Every setting of a training, with its default, unit, meaning and check.
+
+A setting is a class attribute of a trainer, overridden by the dictionary ``instance_training`` in the
+configuration of a plans file::
+
+    "configurations": {"3d_fullres": {..., "instance_training": {"weights": {"blob": 0.5}, "num_epochs": 250}}}
+
+nnU-Net carries that dictionary into the results folder and the checkpoint. A configuration that inherits
+another one replaces the whole dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.losses.compound import TERMS
+from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
+
+__all__ = ["PLANS_KEY", "Settings"]
+
+PLANS_KEY = "instance_training"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_weights(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        name in ("pixel", *TERMS) and _is_number(weight) and weight >= 0 for name, weight in value.items()
+    )
+
+
+def _is_criterion(value: Any) -> bool:
+    try:
+        resolve(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _one_of(*choices: object) -> Callable[[object], bool]:
+    return lambda value: any(value is choice or value == choice for choice in choices)
+
+
+def _setting(default: Any, allowed: str, check: Callable[[Any], bool], unit: str, meaning: str) -> Any:
+    metadata = {"allowed": allowed, "check": check, "unit": unit, "meaning": meaning}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+_CRITERIA = "a criterion (dice, tversky, bce, focal, generalized_dice, asl), a sum ('dice+bce'), or {name: {parameter: value}}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one training. Field by field: default, allowed values, unit, meaning."""
+
+    weights: Mapping[str, float] = _setting(
+        {"pixel": 1.0, "blob": 0.0},
+        f"numbers >= 0 for {', '.join(('pixel', *TERMS))}",
+        _is_weights,
+        "factor",
+        "Weight of the pixel loss and of each instance term. Names that are left out keep the trainer's "
+        "weight; a term of weight 0 is not computed.",
+    )
+    pixel_loss: CriterionSpec = _setting(
+        "nnunet",
+        f"'nnunet' or {_CRITERIA}",
+        lambda value: value == "nnunet" or _is_criterion(value),
+        "",
+        "The pixel loss: nnU-Net's own (Dice and cross-entropy), or a criterion over the whole image, mean over "
+        "samples and foreground classes.",
+    )
+    scale: str = _setting(
+        "published",
+        "'published' or 'unit'",
+        _one_of("published", "unit"),
+        "",
+        "'unit' divides all weights by that of the pixel loss, so that its gradient step stays nnU-Net's.",
+    )
+    criterion: CriterionSpec = _setting(
+        "dice", _CRITERIA, _is_criterion, "", "What the instance terms compare an instance and the prediction with."
+    )
+    source: str | None = _setting(
+        None,
+        "null, 'patch' or 'precomputed'",
+        _one_of(None, "patch", "precomputed"),
+        "",
+        "Where instance ids come from: components of the augmented patch, or maps made by 'nnunet-instance "
+        "precompute'. null takes the maps where there are any.",
+    )
+    scales: str | int = _setting(
+        "all",
+        "'all' or a whole number >= 1",
+        lambda value: value == "all" or _is_positive_int(value),
+        "scales of deep supervision, the full one first",
+        "Which scales get the instance terms. The pixel loss is always on all of nnU-Net's scales.",
+    )
+    classes: str | list[str] = _setting(
+        "all",
+        "'all' or a list of names from the labels of dataset.json",
+        lambda value: value == "all" or _is_names(value),
+        "",
+        "Which classes or regions get the instance terms.",
+    )
+    num_epochs: int | None = _setting(
+        None, "null or a whole number >= 1", lambda v: v is None or _is_positive_int(v), "epochs", "null: nnU-Net's 1000."
+    )
+    num_iterations_per_epoch: int | None = _setting(
+        None, "null or a whole number >= 1", lambda v: v is None or _is_positive_int(v), "iterations", "null: nnU-Net's 250."
+    )
+    num_val_iterations_per_epoch: int | None = _setting(
+        None, "null or a whole number >= 1", lambda v: v is None or _is_positive_int(v), "iterations", "null: nnU-Net's 50."
+    )
+    initial_lr: float | None = _setting(
+        None, "null or a number > 0", lambda v: v is None or (_is_number(v) and v > 0), "", "null: nnU-Net's 0.01."
+    )
+    seed: int | None = _setting(
+        None,
+        "null or a whole number >= 0",
+        lambda v: v is None or _is_seed(v),
+        "",
+        "Seeds torch, numpy and random before the network is made. With nnUNet_n_proc_DA=0 on a CPU a training "
+        "can then be repeated; nnU-Net itself seeds nothing.",
+    )
+
+    @classmethod
+    def resolve(cls, trainer: type, overrides: Mapping[str, Any], *, where: str) -> Settings:
+        """The settings of a trainer class with those of a plans file over them.
+
+        Args:
+            trainer: its class attributes that are named like settings replace the defaults.
+            overrides: the dictionary ``instance_training`` of the plans.
+            where: names the plans and the configuration in error messages.
+
+        Raises:
+            UserError: an unknown key or a bad value, with what is allowed.
+        """
+        names = [setting.name for setting in fields(cls)]
+        if not isinstance(overrides, Mapping):
+            raise UserError(f"{PLANS_KEY!r} in {where} must be a dictionary, got {overrides!r}")
+        unknown = sorted(set(overrides) - set(names))
+        if unknown:
+            raise UserError(f"unknown setting {unknown[0]!r} in {where}: allowed are {', '.join(names)}")
+        for setting in fields(cls):
+            if setting.name in overrides and not setting.metadata["check"](overrides[setting.name]):
+                raise UserError(
+                    f"setting {setting.name!r} in {where} must be {setting.metadata['allowed']}, "
+                    f"got {overrides[setting.name]!r}"
+                )
+        own = {name: getattr(trainer, name) for name in names if hasattr(trainer, name)}
+        settings = replace(cls(), **own)
+        weights = {**settings.weights, **overrides.get("weights", {})}
+        settings = replace(settings, **{**overrides, "weights": weights})
+        if settings.scale == "unit" and not settings.weights["pixel"] > 0:
+            raise UserError(f"setting 'scale' in {where} can only be 'unit' with a pixel weight above 0")
+        return settings
+
+    @property
+    def effective_weights(self) -> dict[str, float]:
+        """The weights as the loss uses them, after ``scale``."""
+        divisor = self.weights["pixel"] if self.scale == "unit" else 1.0
+        return {name: weight / divisor for name, weight in self.weights.items()}
+
+    @property
+    def terms(self) -> list[str]:
+        """The instance terms that are computed: those of weight above 0."""
+        return [name for name in TERMS if self.weights.get(name, 0) > 0]
+
+    def channels(self, labels: Mapping[str, Any], has_regions: bool) -> list[int]:
+        """The output channels of the classes that get the instance terms.
+
+        Args:
+            labels: the labels of dataset.json, by name.
+            has_regions: whether the labels are regions; their channels then start at 0 instead of 1.
+
+        Raises:
+            UserError: a class that dataset.json does not know.
+        """
+        foreground = [name for name in labels if name not in ("background", "ignore")]
+        chosen = foreground if self.classes == "all" else list(self.classes)
+        unknown = sorted(set(chosen) - set(foreground))
+        if unknown:
+            raise UserError(f"setting 'classes' names {unknown[0]!r}: the classes of dataset.json are {', '.join(foreground)}")
+        if has_regions:
+            return [foreground.index(name) for name in foreground if name in chosen]
+        # nnU-Net also takes a list of one label for a label.
+        return sorted(label[0] if isinstance(label, (list, tuple)) else label for label in map(labels.get, chosen))

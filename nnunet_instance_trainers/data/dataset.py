@@ -1,0 +1,58 @@
+"""nnU-Net's dataset with instance maps beside the segmentation."""
+
+from __future__ import annotations
+
+import blosc2
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from nnunet_instance_trainers.data.maps import map_file, maps_folder
+from nnunet_instance_trainers.data.transforms import MAX_IDS
+from nnunet_instance_trainers.errors import UserError
+
+__all__ = ["InstanceDataset", "SegmentationWithInstances"]
+
+
+class InstanceDataset(nnUNetDatasetBlosc2):
+    """A preprocessed dataset whose segmentations have instance ids as channels 1..n.
+
+    The maps are read from the sibling folder ``<data identifier>_instances``.
+    """
+
+    def load_case(self, identifier: str):
+        data, segmentation, previous, properties = super().load_case(identifier)
+        path = map_file(maps_folder(self.source_folder), identifier)
+        ids = blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
+        return data, SegmentationWithInstances(identifier, segmentation, ids), previous, properties
+
+
+class SegmentationWithInstances:
+    """A segmentation and its ids, read lazily; nnU-Net's loader crops it as it crops an array.
+
+    Ids are made consecutive inside each crop, before the loader casts it to int16, so a case may hold any
+    number of instances as long as no crop holds more than 32,767.
+    """
+
+    def __init__(self, identifier: str, segmentation: blosc2.NDArray, ids: blosc2.NDArray) -> None:
+        self.identifier = identifier
+        self.segmentation = segmentation
+        self.ids = ids
+        self.shape = (segmentation.shape[0] + ids.shape[0], *segmentation.shape[1:])
+        self.dtype = np.dtype(np.int16)
+
+    def __getitem__(self, index) -> np.ndarray:
+        segmentation = self.segmentation[index]
+        ids = [self._consecutive(channel) for channel in self.ids[index]]
+        return np.concatenate((segmentation.astype(np.int16, copy=False), np.stack(ids)))
+
+    def _consecutive(self, ids: np.ndarray) -> np.ndarray:
+        occupied = ids > 0
+        present, renumbered = np.unique(ids[occupied], return_inverse=True)
+        if len(present) > MAX_IDS:
+            raise UserError(
+                f"case {self.identifier!r}: a crop holds {len(present)} instances, more than the {MAX_IDS} that "
+                "nnU-Net's int16 segmentations can carry: use a smaller patch size in the plans"
+            )
+        crop = np.zeros(ids.shape, dtype=np.int16)
+        crop[occupied] = renumbered + 1
+        return crop

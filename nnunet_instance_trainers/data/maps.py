@@ -1,0 +1,205 @@
+"""Instance maps on disk: one compressed array and one table per case, and a manifest that vouches for them.
+
+Beside nnU-Net's folder of preprocessed cases, ``<data identifier>``, lies ``<data identifier>_instances``
+(inside it nnU-Net would take our files for cases)::
+
+    CASE.b2nd        (K, *S) uint32 ids on the preprocessed grid, K = 1 for labels, one per region for regions
+    CASE.npz         for each instance: channel, id, class, voxels, box, and up to 50 of its voxels
+    manifest.json    for each case: digests of both files and of the segmentation that they belong to
+
+Files are written under a temporary name and renamed, the manifest last, so whatever the manifest lists is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from nnunet_instance_trainers.errors import UserError
+
+__all__ = [
+    "CaseRecord",
+    "Manifest",
+    "digest",
+    "is_current",
+    "map_file",
+    "maps_folder",
+    "segmentation_file",
+    "table_file",
+    "verify",
+    "write_atomically",
+    "write_map",
+]
+
+_FORMAT = 1
+
+
+def maps_folder(preprocessed: str | Path) -> Path:
+    """The folder of instance maps that belongs to a folder of preprocessed cases."""
+    path = Path(preprocessed)
+    return path.with_name(f"{path.name}_instances")
+
+
+def segmentation_file(preprocessed: str | Path, case: str) -> Path:
+    return Path(preprocessed) / f"{case}_seg.b2nd"
+
+
+def map_file(folder: Path, case: str) -> Path:
+    return folder / f"{case}.b2nd"
+
+
+def table_file(folder: Path, case: str) -> Path:
+    return folder / f"{case}.npz"
+
+
+def digest(path: Path) -> str:
+    """A checksum of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What the manifest says of a case.
+
+    Attributes:
+        segmentation, map, table: digests of nnU-Net's segmentation, of the map and of the table.
+        found: instances in the original annotation.
+        lost: how many of them no longer have a voxel on the preprocessed grid.
+    """
+
+    segmentation: str
+    map: str
+    table: str
+    found: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of ``manifest.json``.
+
+    Attributes:
+        origin: ``"instancesTr"`` (annotators' maps) or ``"components"``.
+        channels: the labels or region channels that have ids.
+        per_slice: whether ids were made per slice, for a 2D configuration of 3D data.
+        cases: a record per case.
+    """
+
+    origin: str
+    channels: tuple[int, ...]
+    per_slice: bool
+    cases: dict[str, CaseRecord]
+
+    @staticmethod
+    def file(folder: Path) -> Path:
+        return folder / "manifest.json"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """The manifest of a folder, None where there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        path = cls.file(folder)
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if content.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            cases = {case: CaseRecord(**record) for case, record in content.pop("cases").items()}
+            return cls(cases=cases, **{**content, "channels": tuple(content["channels"])})
+        except (ValueError, TypeError, KeyError, OSError):
+            raise UserError(f"{path} is unreadable: delete it and run 'nnunet-instance precompute' again") from None
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+        with write_atomically(self.file(folder)) as temporary:
+            temporary.write_text(text)
+
+
+class write_atomically:
+    """Context manager: gives a temporary name beside ``path``, which is renamed to ``path`` on success only.
+
+    The temporary name keeps the ending, which writers go by, and is hidden. It is the same in every run, so
+    what a killed run left behind is overwritten by the next.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.temporary = path.with_name(f".unfinished_{path.name}")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        if error_type is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def write_map(path: Path, ids: np.ndarray, like: blosc2.NDArray) -> None:
+    """Write ids (K, *S), in chunks like those of the segmentation that they belong to."""
+    with write_atomically(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        blosc2.asarray(
+            np.ascontiguousarray(ids, dtype=np.uint32),
+            urlpath=str(temporary),
+            chunks=(1, *like.chunks[1:]),
+            blocks=(1, *like.blocks[1:]),
+            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+        )
+
+
+def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:
+    """Check that every case has a map that is whole and belongs to its segmentation.
+
+    Args:
+        preprocessed: nnU-Net's folder of preprocessed cases.
+        cases: the cases of the training.
+        channels: the labels or region channels that get the instance terms.
+        remedy: the command that makes the maps anew.
+
+    Raises:
+        UserError: naming the first case that has no map, a damaged one, or one of another segmentation.
+    """
+    folder = maps_folder(preprocessed)
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise UserError(f"no instance maps in {folder}: run '{remedy}'")
+    without = sorted(set(channels) - set(manifest.channels))
+    if without:
+        raise UserError(f"the instance maps in {folder} were made without class {without[0]}: run '{remedy}'")
+    for case in cases:
+        record = manifest.cases.get(case)
+        problem = _problem(record, folder, segmentation_file(preprocessed, case), case)
+        if problem:
+            raise UserError(f"case {case!r}: {problem}: run '{remedy}'")
+
+
+def _problem(record: CaseRecord | None, folder: Path, segmentation: Path, case: str) -> str | None:
+    if record is None or not map_file(folder, case).is_file() or not table_file(folder, case).is_file():
+        return "its instance map is missing"
+    if digest(segmentation) != record.segmentation:
+        return "its instance map is older than its preprocessed segmentation"
+    if digest(map_file(folder, case)) != record.map or digest(table_file(folder, case)) != record.table:
+        return "its instance map is damaged"
+    return None
+
+
+def is_current(manifest: Manifest | None, preprocessed: str | Path, case: str) -> bool:
+    """Whether a case's map need not be made again."""
+    if manifest is None:
+        return False
+    folder = maps_folder(preprocessed)
+    return _problem(manifest.cases.get(case), folder, segmentation_file(preprocessed, case), case) is None

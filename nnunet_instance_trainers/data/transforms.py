@@ -1,0 +1,182 @@
+"""Transforms that bring instance ids to the loss, as the last channels of nnU-Net's segmentation.
+
+Two sources, one result (ids > 0 exactly where a chosen class or region is foreground):
+
+- :class:`LabelInstances` numbers the components of the augmented patch;
+- :class:`TakeInstances` takes precomputed ids off the loaded crop, :class:`SpatialWithInstances` carries
+  them through the spatial transform, and :class:`RepairInstances` puts them back, repaired.
+
+In between the ids travel under batchgeneratorsv2's key ``regression_target``, which the mirror and 2D/3D
+transforms carry along and the others leave alone. They must never be a segmentation channel while the
+spatial transform runs: it resamples label by label (22 s for 500 ids at 96^3), the region conversion drops
+channels, and the cascade reads channel 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from copy import copy
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from torch import Tensor
+
+from nnunet_instance_trainers.data.repair import repair_ids
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.instances import label_components
+
+__all__ = [
+    "MAX_IDS",
+    "LabelInstances",
+    "RepairInstances",
+    "SpatialWithInstances",
+    "TakeInstances",
+    "with_labelled_instances",
+    "with_precomputed_instances",
+]
+
+MAX_IDS = np.iinfo(np.int16).max
+"""nnU-Net casts segmentations to int16; larger ids would wrap to negative, 65,535 to -1, which is padding."""
+
+_KEY = "regression_target"
+
+
+class _InstanceChannels(BasicTransform):
+    """Appends one id channel (labels) or one per region to the segmentation.
+
+    Args:
+        channels: the labels, or with ``regions`` the region channels, that get ids.
+        regions: number of regions, 0 for labels.
+    """
+
+    def __init__(self, channels: Sequence[int], regions: int = 0) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.regions = regions
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        segmentation = data_dict["segmentation"]
+        ids = [torch.from_numpy(i.astype(np.int16)) for i in self._ids(data_dict, self._classes(segmentation))]
+        data_dict["segmentation"] = torch.cat((segmentation.to(torch.int16), torch.stack(ids)))
+        return data_dict
+
+    def _classes(self, segmentation: Tensor) -> list[np.ndarray]:
+        """Per id channel, the classes (*S) whose voxels need an id."""
+        if self.regions:
+            chosen = [segmentation[c] if c in self.channels else torch.zeros_like(segmentation[c])
+                      for c in range(self.regions)]
+            return [region.numpy().astype(np.int16) for region in chosen]
+        labels = segmentation[0].numpy()
+        return [np.where(np.isin(labels, self.channels), labels, 0)]
+
+    @abstractmethod
+    def _ids(self, data_dict: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
+        """The ids (*S) of each channel."""
+
+
+class LabelInstances(_InstanceChannels):
+    """Source ``patch``: ids are the connected components of each class or region in the augmented patch.
+
+    An object that the patch border cuts into two pieces becomes two.
+    """
+
+    def _ids(self, data_dict: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
+        numbered = [label_components(labels) for labels in classes]
+        most = max(n for _, n in numbered)
+        if most > MAX_IDS:
+            raise UserError(f"a patch holds {most} components, more than {MAX_IDS}: choose fewer 'classes' "
+                            "in the settings or a smaller patch in the plans")
+        return [ids for ids, _ in numbered]
+
+
+class RepairInstances(_InstanceChannels):
+    """Source ``precomputed``, last step: the carried ids become channels and are made to agree with the classes.
+
+    A patch in which ids and classes disagree on more than ``max_disagreement`` of the voxels that have
+    either raises: ids must then have taken another way than the image. Small objects disagree often, by
+    nature; patches with fewer than ``min_voxels`` such voxels are never judged.
+    """
+
+    max_disagreement = 0.7
+    min_voxels = 500
+
+    def _ids(self, data_dict: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
+        carried = data_dict.pop(_KEY)
+        repaired = []
+        for channel, labels in zip(carried.numpy(), classes):
+            ids, disagreement = repair_ids(channel.astype(np.int32), labels)
+            n_either = np.count_nonzero(labels) + np.count_nonzero((channel > 0) & (labels == 0))
+            if n_either >= self.min_voxels and disagreement > self.max_disagreement * n_either:
+                raise RuntimeError(
+                    f"instance ids and classes disagree in {disagreement} of {n_either} voxels of a patch: a "
+                    "transform of this trainer moves the segmentation but not 'regression_target'. Set "
+                    "\"source\": \"patch\" in instance_training, or leave that transform out."
+                )
+            repaired.append(ids)
+        return repaired
+
+
+class TakeInstances(BasicTransform):
+    """Source ``precomputed``, first step: takes the id channels 1..n off the loaded segmentation.
+
+    With a cascade the previous stage follows them and becomes channel 1, where nnU-Net expects it.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        segmentation = data_dict["segmentation"]
+        last = 1 + self.n_channels
+        # The loader pads with -1.
+        data_dict[_KEY] = segmentation[1:last].clamp(min=0).float()
+        data_dict["segmentation"] = torch.cat((segmentation[:1], segmentation[last:]))
+        return data_dict
+
+
+class SpatialWithInstances(BasicTransform):
+    """Runs a spatial transform and carries the ids along its very grid, sampled nearest.
+
+    The transform itself would interpolate them like an image.
+    """
+
+    def __init__(self, spatial: SpatialTransform) -> None:
+        super().__init__()
+        self.spatial = spatial
+        self.nearest = copy(spatial)
+        self.nearest.mode_image = "nearest"
+        self.nearest.padding_mode_image = "zeros"
+
+    def get_parameters(self, **data_dict) -> dict:
+        return self.spatial.get_parameters(**data_dict)
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        ids = data_dict.pop(_KEY)
+        data_dict = self.spatial.apply(data_dict, **params)
+        data_dict[_KEY] = self.nearest._apply_to_image(ids, **params)
+        return data_dict
+
+
+def with_labelled_instances(transforms: ComposeTransforms, channels: Sequence[int], regions: int) -> ComposeTransforms:
+    """nnU-Net's transforms with instances of the source ``patch``."""
+    return _before_downsampling(list(transforms.transforms), LabelInstances(channels, regions))
+
+
+def with_precomputed_instances(
+    transforms: ComposeTransforms, channels: Sequence[int], regions: int
+) -> ComposeTransforms:
+    """nnU-Net's transforms with instances of the source ``precomputed``."""
+    carried = [SpatialWithInstances(t) if isinstance(t, SpatialTransform) else t for t in transforms.transforms]
+    return _before_downsampling([TakeInstances(max(regions, 1)), *carried], RepairInstances(channels, regions))
+
+
+def _before_downsampling(transforms: list[BasicTransform], last: BasicTransform) -> ComposeTransforms:
+    downsampling = bool(transforms) and isinstance(transforms[-1], DownsampleSegForDSTransform)
+    position = len(transforms) - 1 if downsampling else len(transforms)
+    return ComposeTransforms([*transforms[:position], last, *transforms[position:]])

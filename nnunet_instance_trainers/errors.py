@@ -1,0 +1,29 @@
+"""The one exception of this package that is meant to be read by users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["UserError", "one_line_exit"]
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    The message is one line: what is wrong, where (case, key or file), and what to do about it.
+    """
+
+
+@contextmanager
+def one_line_exit() -> Iterator[None]:
+    """Turn a :class:`UserError` into its one line on stderr and exit status 1.
+
+    nnU-Net's commands have no error handling of their own, and ``SystemExit`` with a message is the one
+    exception that Python reports without a traceback. So the trainers end ``nnUNetv2_train`` as tidily as
+    ``nnunet-instance`` ends.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"nnunet-instance: error: {error}") from None

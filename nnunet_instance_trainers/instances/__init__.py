@@ -1,0 +1,9 @@
+"""Functional core: objects in label images and the table of their overlaps.
+
+Knows torch, numpy and cc3d, and nothing of nnU-Net. Losses and metrics are short functions of what is here.
+"""
+
+from nnunet_instance_trainers.instances.components import label_components
+from nnunet_instance_trainers.instances.overlap import OverlapTable
+
+__all__ = ["OverlapTable", "label_components"]

@@ -1,0 +1,39 @@
+"""Number formats: losses over whole images are summed in single precision or better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["in_full_precision"]
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def _widen(value: object) -> object:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half else value  # type: ignore[attr-defined]
+
+
+def in_full_precision(function: Function) -> Function:
+    """Decorate a function so that half-precision tensors become float32 and autocast is off inside.
+
+    A float16 sum over 128^3 voxels overflows. float32 and float64 stay what they are. Autocast is only
+    touched where it is on, since some torch versions raise on MPS even for ``enabled=False``.
+    """
+
+    @wraps(function)
+    def wrapper(*args, **kwargs):  # type: ignore[no-untyped-def]
+        args = tuple(_widen(a) for a in args)
+        kwargs = {name: _widen(value) for name, value in kwargs.items()}
+        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]

@@ -1,0 +1,55 @@
+"""The mean value of each part of the loss per epoch, in a CSV beside nnU-Net's log.
+
+nnU-Net's own logger raises on keys that it does not know and is replaced when a checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nnunet_instance_trainers.data.maps import write_atomically
+
+__all__ = ["LossRecord"]
+
+
+class LossRecord:
+    """Collects the parts of the loss over the steps of an epoch and writes one row per epoch.
+
+    Args:
+        file: the CSV; rows of epochs before ``first_epoch`` in it are kept, later ones are dropped, so that
+            a resumed training has each epoch once.
+        parts: names of the parts, in the order of the columns.
+        first_epoch: the epoch with which this run starts.
+    """
+
+    def __init__(self, file: Path, parts: list[str], first_epoch: int) -> None:
+        self.file = file
+        self.columns = ["epoch", *(f"{phase}_{part}" for phase in ("train", "val") for part in parts)]
+        self._steps: dict[str, list[Tensor]] = {}
+        self._rows: list[dict[str, str]] = []
+        if first_epoch > 0 and file.is_file():
+            with open(file, newline="") as stream:
+                self._rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) < first_epoch]
+
+    def add(self, phase: str, values: Mapping[str, Tensor]) -> None:
+        """Note the parts of one step; nothing is copied from the device yet."""
+        for part, value in values.items():
+            self._steps.setdefault(f"{phase}_{part}", []).append(value)
+
+    def end_epoch(self, epoch: int, *, write: bool = True) -> dict[str, float]:
+        """Return the means of this epoch and write its row; only one of several processes should write."""
+        means = {name: torch.stack(values).float().mean().item() for name, values in self._steps.items()}
+        self._steps = {}
+        self._rows.append({"epoch": str(epoch), **{name: f"{mean:.6g}" for name, mean in means.items()}})
+        if not write:
+            return means
+        with write_atomically(self.file) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, self.columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        return means
