@@ -122,7 +122,7 @@ class Manifest:
             raise UserError(f"{path} is unreadable: delete it and run 'nnunet-instance precompute' again") from None
 
     def write(self, folder: Path) -> None:
-        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, sort_keys=True)
         with write_atomically(self.file(folder)) as temporary:
             temporary.write_text(text)
 

@@ -97,25 +97,25 @@ class LabelInstances(_InstanceChannels):
 class RepairInstances(_InstanceChannels):
     """Source ``precomputed``, last step: the carried ids become channels and are made to agree with the classes.
 
-    A patch in which ids and classes disagree on more than ``max_disagreement`` of the voxels that have
-    either raises: ids must then have taken another way than the image. Small objects disagree often, by
-    nature; patches with fewer than ``min_voxels`` such voxels are never judged.
+    A patch in which more than ``max_astray`` of the foreground is astray (see
+    :func:`~nnunet_instance_trainers.data.repair.repair_ids`) raises: its ids must have taken another way than
+    the image. Patches with less foreground than ``min_voxels`` are not judged.
     """
 
-    max_disagreement = 0.7
-    min_voxels = 500
+    max_astray = 0.1
+    min_voxels = 100
 
     def _ids(self, data_dict: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
-        carried = data_dict.pop(_KEY)
+        carried = data_dict.pop(_KEY).numpy().astype(np.int32)
         repaired = []
-        for channel, labels in zip(carried.numpy(), classes):
-            ids, disagreement = repair_ids(channel.astype(np.int32), labels)
-            n_either = np.count_nonzero(labels) + np.count_nonzero((channel > 0) & (labels == 0))
-            if n_either >= self.min_voxels and disagreement > self.max_disagreement * n_either:
+        for channel, labels in zip(carried, classes):
+            ids, astray = repair_ids(channel, labels)
+            n_foreground = np.count_nonzero(labels)
+            if n_foreground >= self.min_voxels and astray > self.max_astray * n_foreground:
                 raise RuntimeError(
-                    f"instance ids and classes disagree in {disagreement} of {n_either} voxels of a patch: a "
-                    "transform of this trainer moves the segmentation but not 'regression_target'. Set "
-                    "\"source\": \"patch\" in instance_training, or leave that transform out."
+                    f"{astray} of {n_foreground} foreground voxels of a patch lie apart from all instance ids: a "
+                    "transform of this trainer moves the segmentation but not 'regression_target'. Leave it out, "
+                    'or set "source": "patch" in instance_training.'
                 )
             repaired.append(ids)
         return repaired

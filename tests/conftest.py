@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest_plugins = ["nnunet_fixtures"]
+
+_SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+torch.set_num_threads(1)
+
+
+def _shared_folder(name: str) -> Path:
+    folder = _SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder shared/{name} beside the repository, which is not in the release")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden values."""
+    return _shared_folder("golden")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of sample datasets."""
+    return _shared_folder("data")

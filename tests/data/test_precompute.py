@@ -1,0 +1,303 @@
+"""Instance maps are the raw maps on nnU-Net's grid, whatever happened on the way, or an error that names the case."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.nnunet
+
+BOXES, CLASSES, REGIONS, IGNORE = "Dataset901_Boxes", "Dataset902_Classes", "Dataset903_Regions", "Dataset904_Ignore"
+
+
+def run(dataset, configurations=("3d_fullres",), plans="nnUNetPlans"):
+    from nnunet_instance_trainers.data.precompute import precompute
+
+    precompute(dataset, list(configurations), plans, 1)
+
+
+def maps_of(folders, dataset, data_identifier="nnUNetPlans_3d_fullres"):
+    import blosc2
+
+    preprocessed = folders.preprocessed / dataset / data_identifier
+    for path in sorted(preprocessed.glob("*_seg.b2nd")):
+        case = path.name.removesuffix("_seg.b2nd")
+        ids = blosc2.open(str(preprocessed.with_name(f"{data_identifier}_instances") / f"{case}.b2nd"))
+        yield case, blosc2.open(str(path))[:][0], ids[:]
+
+
+def read(path):
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def rewrite(path, change):
+    from nnunet_datasets import save
+
+    save(change(read(path)), path)
+
+
+def same_partition(a, b) -> bool:
+    """Whether two id images draw the same objects, under any numbering."""
+    occupied = a > 0
+    if not (occupied == (b > 0)).all():
+        return False
+    pairs = np.unique(np.stack((a[occupied], b[occupied])), axis=1)
+    return len(np.unique(pairs[0])) == pairs.shape[1] == len(np.unique(pairs[1]))
+
+
+def test_without_resampling_the_map_is_the_raw_map_cropped(boxes):
+    folders, _ = boxes
+    run(BOXES)
+    for case, _, ids in maps_of(folders, BOXES):
+        raw = read(folders.raw / BOXES / "instancesTr" / f"{case}.nii.gz")[2:]  # two empty slices are cropped
+        assert same_partition(ids[0], raw)
+
+
+def test_touching_objects_stay_apart_only_with_annotators_maps(boxes, capsys):
+    import shutil
+
+    folders, _ = boxes
+    run(BOXES)
+    with_maps = [ids.max() for _, _, ids in maps_of(folders, BOXES)]
+    assert "(from instancesTr), 0 lost" in capsys.readouterr().out
+    shutil.rmtree(folders.raw / BOXES / "instancesTr")
+    run(BOXES)
+    assert "(from components), 0 lost" in capsys.readouterr().out
+    without = [ids.max() for _, _, ids in maps_of(folders, BOXES)]
+    assert all(apart > joined > 0 for apart, joined in zip(with_maps, without))
+
+
+@pytest.mark.parametrize("dataset", [BOXES, CLASSES, REGIONS, IGNORE])
+def test_ids_lie_exactly_where_a_class_or_region_is(boxes, dataset):
+    folders, _ = boxes
+    run(dataset)
+    for _, labels, ids in maps_of(folders, dataset):
+        regions = {REGIONS: [(1, 2), (2,)], CLASSES: [(1, 2)]}.get(dataset, [(1,)])
+        assert len(ids) == len(regions)
+        for channel, region in zip(ids, regions):
+            assert ((channel > 0) == np.isin(labels, region)).all()
+
+
+def test_slices_of_a_2d_configuration_share_no_id(boxes):
+    folders, _ = boxes
+    run(BOXES, ["2d"])
+    for _, _, ids in maps_of(folders, BOXES, "nnUNetPlans_2d"):
+        seen = [set(np.unique(piece)) - {0} for piece in ids[0]]
+        assert sum(map(len, seen)) == len(set().union(*seen)) > 0
+
+
+def test_the_table_describes_every_instance(boxes):
+    folders, _ = boxes
+    run(CLASSES)
+    folder = folders.preprocessed / CLASSES / "nnUNetPlans_3d_fullres_instances"
+    for case, labels, ids in maps_of(folders, CLASSES):
+        table = dict(np.load(folder / f"{case}.npz", allow_pickle=False))
+        assert sorted(table["id"]) == list(range(1, ids.max() + 1))
+        for row, instance in enumerate(table["id"]):
+            voxels = np.argwhere(ids[0] == instance)
+            assert table["size"][row] == len(voxels)
+            assert (table["box"][row] == np.stack((voxels.min(0), voxels.max(0) + 1), -1)).all()
+            assert table["label"][row] == labels[tuple(voxels[0])]
+            first = table["first_voxel"][row]
+            sampled = table["voxels"][first : first + min(len(voxels), 50)]
+            assert len(np.unique(sampled, axis=0)) == len(sampled)
+            assert {tuple(v) for v in sampled} <= {tuple(v) for v in voxels}
+        assert len(table["voxels"]) == np.minimum(table["size"], 50).sum()
+
+
+def test_what_is_current_is_kept_and_what_changed_is_made_again(boxes):
+    folders, plans = boxes
+    from nnunet_datasets import preprocess
+
+    run(BOXES)
+    folder = folders.preprocessed / BOXES / "nnUNetPlans_3d_fullres_instances"
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    (folder / "case_1.b2nd").write_bytes(before["case_1.b2nd"][1][:100])
+    run(BOXES)
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    assert {name: content for name, (_, content) in after.items()} == {n: c for n, (_, c) in before.items()}
+    assert after["case_0.b2nd"][0] == before["case_0.b2nd"][0]
+    assert after["case_1.b2nd"][0] != before["case_1.b2nd"][0]
+    rewrite(folders.raw / BOXES / "labelsTr" / "case_2.nii.gz", lambda label: label * 0)
+    rewrite(folders.raw / BOXES / "instancesTr" / "case_2.nii.gz", lambda ids: ids * 0)
+    from nnunet_datasets import write_plans
+
+    write_plans(folders, BOXES, plans[BOXES]["configurations"])
+    preprocess(folders, plans[BOXES], "3d_fullres")
+    run(BOXES)
+    assert [ids.max() > 0 for _, _, ids in maps_of(folders, BOXES)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.3])
+@pytest.mark.parametrize("dataset, spacing", [("Dataset502_Lesions3D", [1.0, 1.0, 1.0]),
+                                              ("Dataset503_LesionChange3D", [0.71875, 3.0, 0.71875])])
+def test_real_lesions_survive_resampling_transposing_and_cropping(real, capsys, factor, dataset, spacing):
+    """Instances that are lost are those without a voxel on the new grid, and they are counted."""
+    from nnunet_datasets import configuration, preprocess, write_plans
+
+    folders = real(dataset, 2)
+    channels = {"Dataset502_Lesions3D": 1, "Dataset503_LesionChange3D": 2}[dataset]
+    plan = configuration("3d_fullres", [64, 64, 64], [factor * s for s in spacing])
+    plans = write_plans(folders, dataset, {"3d_fullres": plan}, transpose=[1, 0, 2], channels=channels)
+    preprocess(folders, plans, "3d_fullres")
+    run(dataset)
+    line = capsys.readouterr().out
+    manifest = json.loads((folders.preprocessed / dataset / "nnUNetPlans_3d_fullres_instances/manifest.json").read_text())
+    found = lost = 0
+    for case, labels, ids in maps_of(folders, dataset):
+        raw = read(folders.raw / dataset / "instancesTr" / f"{case}.nii.gz")
+        record = manifest["cases"][case]
+        assert record["found"] == len(np.unique(raw[raw > 0]))
+        assert ((ids[0] > 0) == (labels == 1)).all()
+        assert abs(ids.max() - (record["found"] - record["lost"])) <= 2  # orphans of the label make new ones
+        found, lost = found + record["found"], lost + record["lost"]
+    assert f"{found} instances in 2 cases (from instancesTr), {lost} lost to resampling" in line
+    assert lost < 0.3 * found
+    if factor == 1.3:
+        assert lost > 0
+
+
+@pytest.mark.parametrize("n", [40_000, 70_000])
+def test_tens_of_thousands_of_instances_in_a_case(boxes, n):
+    """Ids keep their identity beyond 16 bits; a crop that nnU-Net's int16 cannot hold stops by name."""
+    from nnunet_datasets import Folders, configuration, preprocess, save, write_plans
+
+    from nnunet_instance_trainers.data.dataset import InstanceDataset
+    from nnunet_instance_trainers.errors import UserError
+
+    folders: Folders = boxes[0]
+    name = "Dataset905_Many"
+    ids = np.zeros((40, 100, 200), dtype=np.uint32)
+    places = ids[:, ::2, ::2]
+    flat = np.zeros(places.size, dtype=np.uint32)
+    flat[: 2 * n : 2] = np.arange(1, n + 1)
+    ids[:, ::2, ::2] = flat.reshape(places.shape)
+    save((ids > 0).astype(np.uint8), folders.raw / name / "labelsTr" / "case_0.nii.gz")
+    save(ids, folders.raw / name / "instancesTr" / "case_0.nii.gz")
+    save(np.ones(ids.shape, dtype=np.float32), folders.raw / name / "imagesTr" / "case_0_0000.nii.gz")
+    (folders.raw / name / "dataset.json").write_text(json.dumps(
+        {"channel_names": {"0": "x"}, "labels": {"background": 0, "dot": 1}, "numTraining": 1, "file_ending": ".nii.gz"}))
+    plans = write_plans(folders, name, {"3d_fullres": configuration("3d_fullres", [16, 32, 32], [1.0, 1.0, 1.0])})
+    preprocessed = preprocess(folders, plans, "3d_fullres")
+    run(name)
+    ((_, _, made),) = maps_of(folders, name)
+    assert made.max() == n and (made[0] == ids).all()
+    _, segmentation, _, _ = InstanceDataset(str(preprocessed), ["case_0"]).load_case("case_0")
+    crop = segmentation[:, 8:12, 0:100, 0:200]
+    raw = ids[8:12]
+    assert crop.dtype == np.int16 and crop[1].max() == len(np.unique(raw[raw > 0])) and same_partition(crop[1], raw)
+    with pytest.raises(UserError, match="case 'case_0'.*more than the 32767"):
+        segmentation[:, 0:40, 0:100, 0:200]
+
+
+# --- bad input ------------------------------------------------------------------------------------------------
+
+
+def _without_map(folder):
+    (folder / "case_1.nii.gz").unlink()
+
+
+def _other_shape(folder):
+    rewrite(folder / "case_1.nii.gz", lambda ids: ids[:-1])
+
+
+def _other_geometry(folder):
+    from nnunet_datasets import save
+
+    save(read(folder / "case_1.nii.gz"), folder / "case_1.nii.gz", (2.0, 1.0, 1.0))
+
+
+def _ids_on_background(folder):
+    def add(ids):
+        ids[0, 0, 0] = 99
+        return ids
+
+    rewrite(folder / "case_1.nii.gz", add)
+
+
+def _bare_foreground(folder):
+    rewrite(folder / "case_1.nii.gz", lambda ids: np.where(ids == ids.max(), 0, ids))
+
+
+def _unreadable(folder):
+    (folder / "case_1.nii.gz").write_bytes(b"no image")
+
+
+@pytest.mark.parametrize("damage, says", [
+    (_without_map, "is missing: add it"),
+    (_other_shape, r"has shape \(27, 40, 36\), its label \(28, 40, 36\)"),
+    (_other_geometry, "differs from its label in spacing"),
+    (_ids_on_background, "has ids in 1 voxels that the label calls background"),
+    (_bare_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
+    (_unreadable, "cannot read"),
+])
+def test_a_bad_annotators_map_names_the_case_and_leaves_nothing_of_it(boxes, damage, says):
+    from nnunet_instance_trainers.errors import UserError
+
+    folders, _ = boxes
+    damage(folders.raw / BOXES / "instancesTr")
+    with pytest.raises(UserError, match=f"case 'case_1'.*{says}") as error:
+        run(BOXES)
+    assert "\n" not in str(error.value)
+    folder = folders.preprocessed / BOXES / "nnUNetPlans_3d_fullres_instances"
+    assert not [path for path in folder.iterdir() if "case_1" in path.name]
+    assert list(json.loads((folder / "manifest.json").read_text())["cases"]) == ["case_0"]
+
+
+def test_ids_in_ignored_voxels_are_dropped(boxes):
+    folders, _ = boxes
+    run(IGNORE)
+    dropped = 0
+    for case, labels, ids in maps_of(folders, IGNORE):
+        raw = read(folders.raw / IGNORE / "instancesTr" / f"{case}.nii.gz")[2:]
+        assert not ids[0][labels == 2].any()
+        dropped += np.count_nonzero(raw[labels == 2])
+    assert dropped > 0
+
+
+def test_a_class_without_instances_may_be_bare_once_the_settings_say_so(boxes):
+    from nnunet_datasets import write_plans
+
+    from nnunet_instance_trainers.errors import UserError
+
+    folders, plans = boxes
+    for path in (folders.raw / CLASSES / "instancesTr").iterdir():
+        rewrite(path, lambda ids: np.where(ids % 2 == 0, 0, ids))
+    with pytest.raises(UserError, match="name the classes"):
+        run(CLASSES)
+    configurations = plans[CLASSES]["configurations"]
+    configurations["3d_fullres"]["instance_training"] = {"classes": ["odd"]}
+    write_plans(folders, CLASSES, configurations)
+    run(CLASSES)
+    for _, labels, ids in maps_of(folders, CLASSES):
+        assert ((ids[0] > 0) == (labels == 1)).all()
+
+
+def test_what_is_not_preprocessed_is_said_with_the_command(boxes):
+    import shutil
+
+    from nnunet_instance_trainers.errors import UserError
+
+    folders, _ = boxes
+    with pytest.raises(UserError, match="no configuration 'absent': there are 2d, 3d_fullres, 3d_flat"):
+        run(BOXES, ["absent"])
+    shutil.rmtree(folders.preprocessed / BOXES / "nnUNetPlans_2d")
+    with pytest.raises(UserError, match="nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans -c 2d"):
+        run(BOXES, ["2d"])
+    with pytest.raises(UserError, match="nnUNetv2_plan_and_preprocess -d 901"):
+        run(BOXES, ["2d"], "absent")
+
+
+def test_the_old_numpy_format_is_refused(boxes):
+    from nnunet_instance_trainers.errors import UserError
+
+    folders, _ = boxes
+    folder = folders.preprocessed / BOXES / "nnUNetPlans_3d_fullres"
+    for path in folder.glob("*.b2nd"):
+        path.rename(path.with_suffix(".npz"))
+    with pytest.raises(UserError, match="old numpy format.*nnUNetv2_preprocess"):
+        run(BOXES)
