@@ -119,6 +119,9 @@ def write_plans(folders: Folders, name: str, configurations: dict, *, transpose:
     base.mkdir(parents=True, exist_ok=True)
     (base / f"{plans_name}.json").write_text(json.dumps(plans))
     (base / "dataset_fingerprint.json").write_text("{}")
+    ending = json.loads((folders.raw / name / "dataset.json").read_text())["file_ending"]
+    cases = sorted(path.name.removesuffix(ending) for path in (folders.raw / name / "labelsTr").iterdir())
+    (base / "splits_final.json").write_text(json.dumps([{"train": cases[:-1], "val": cases[-1:]}]))
     shutil.copy(folders.raw / name / "dataset.json", base / "dataset.json")
     shutil.copytree(folders.raw / name / "labelsTr", base / "gt_segmentations", dirs_exist_ok=True)
     return plans

@@ -72,7 +72,7 @@ def test_labels_are_one_binary_problem_per_class(shape: tuple[int, ...], criteri
 def nested() -> tuple[Tensor, Tensor, Tensor]:
     """Logits, masks and ids of three regions: whole objects, their cores, and something nowhere."""
     whole = random_labels((16, 13), 5, seed=5)
-    cores = torch.where(random_mask(whole.shape, seed=6, share=0.5), 9 - whole, 0) * (whole > 0)
+    cores = torch.where(whole > 0, random_labels((16, 13), 9, seed=7), 0)  # some objects have two
     ids = torch.stack([whole, cores, torch.zeros_like(whole)], 1)
     return random_logits((2, 3, 16, 13), seed=7), ids > 0, ids
 

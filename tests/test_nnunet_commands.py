@@ -1,0 +1,87 @@
+"""nnU-Net's own commands find, train and use the trainers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.nnunet
+
+BOXES = "Dataset901_Boxes"
+
+FIND = """
+import pickle, sys
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+trainer = recursive_find_trainer_class_by_name("nnUNetTrainerBlob")
+assert pickle.loads(pickle.dumps(trainer)) is trainer
+import multiprocessing
+print("found in", trainer.__module__)
+"""
+
+
+def run(command, folders=None, *, expect=0, **environment):
+    clean = {name: value for name, value in os.environ.items() if name != "nnUNet_extTrainer"}
+    clean["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), clean["PATH"]))
+    environment = {**clean, **(folders.environment if folders else {}), **environment}
+    result = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == expect, result.stdout[-2000:] + result.stderr[-4000:]
+    return result
+
+
+def test_the_variable_makes_nnunet_find_the_installed_class():
+    folder = run(["nnunet-instance", "path"]).stdout.strip()
+    found = run([sys.executable, "-c", FIND], nnUNet_extTrainer=folder).stdout
+    assert "found in nnunet_instance_trainers.trainers.blob" in found
+
+
+def test_the_link_does_too_and_goes_away_again():
+    from nnunet_instance_trainers.linking import link_file
+
+    if link_file().exists():
+        pytest.skip("a link is installed in this environment")
+    try:
+        run(["nnunet-instance", "link"])
+        assert "found in nnunet_instance_trainers.trainers.blob" in run([sys.executable, "-c", FIND]).stdout
+    finally:
+        run(["nnunet-instance", "unlink"])
+    assert not link_file().exists()
+    assert "Could not find requested nnunet trainer" in run([sys.executable, "-c", FIND], expect=1).stderr
+
+
+def test_two_epochs_and_a_prediction_through_the_real_commands(boxes):
+    """Plain nnUNetv2_train and nnUNetv2_predict, with the variable set; also from maps made by precompute."""
+    folders, plans = boxes
+    configuration = plans[BOXES]["configurations"]["3d_fullres"]
+    configuration["instance_training"] = {
+        "num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
+    (folders.preprocessed / BOXES / "nnUNetPlans.json").write_text(json.dumps(plans[BOXES]))
+    train = ["nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerBlob", "-device", "cpu"]
+    folder = run(["nnunet-instance", "path"]).stdout.strip()
+    stopped = run(train, folders, expect=1, nnUNet_extTrainer=folder)  # instancesTr, but nothing precomputed
+    assert stopped.stderr.strip().splitlines()[-1].startswith("nnunet-instance: error: dataset 'Dataset901_Boxes'")
+    assert "Traceback" not in stopped.stderr
+    run(["nnunet-instance", "precompute", "-d", "901", "-c", "3d_fullres", "-np", "2"], folders)
+    run(train, folders, nnUNet_extTrainer=folder)
+    results = folders.results / BOXES / "nnUNetTrainerBlob__nnUNetPlans__3d_fullres" / "fold_0"
+    assert (results / "checkpoint_final.pth").is_file() and (results / "validation" / "summary.json").is_file()
+    assert json.loads((results / "instance_training.json").read_text()) == {"source": "precomputed"}
+    images = folders.root / "images"
+    images.mkdir()
+    shutil.copy(folders.raw / BOXES / "imagesTr" / "case_0_0000.nii.gz", images)
+    run(["nnUNetv2_predict", "-i", images, "-o", folders.root / "predicted", "-d", "901", "-c", "3d_fullres", "-f", "0",
+         "-tr", "nnUNetTrainerBlob", "-device", "cpu", "-npp", "1", "-nps", "1"], folders, nnUNet_extTrainer=folder)
+    assert (folders.root / "predicted" / "case_0.nii.gz").is_file()
+
+
+def test_a_dataset_that_is_not_preprocessed_is_one_line(boxes):
+    result = run(["nnunet-instance", "train", "123", "3d_fullres", "0", "-tr", "nnUNetTrainerBlob"], boxes[0], expect=1)
+    assert result.stderr.strip().splitlines() == [
+        f"nnunet-instance: error: there is no dataset 123 in {boxes[0].preprocessed}: run 'nnUNetv2_plan_and_preprocess "
+        "-d 123', or give the full name"
+    ]
