@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     configure.add_argument("-o", required=True, metavar="NEW_PLANS", help="name of the copy")
     configure.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to set (default: all)")
     configure.add_argument(
-        "settings", nargs="+", metavar="KEY=VALUE",
+        "settings",
+        nargs="+",
+        metavar="KEY=VALUE",
         help="a setting and its value in JSON, such as num_epochs=250, weights.blob=0.5 or source=patch",
     )
 
@@ -63,12 +65,18 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="default: all that are preprocessed")
     precompute.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
     precompute.add_argument(
-        "-np", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="worker processes (default: %(default)s)"
+        "-np",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="worker processes (default: %(default)s)",
     )
 
     demo = add("demo", _demo, "train, predict and compare on real images, in minutes on a CPU")
     demo.add_argument("-o", type=Path, default=Path("demo"), metavar="FOLDER", help="where to work (default: demo)")
-    demo.add_argument("--data", type=Path, metavar="FOLDER", help="a raw dataset in nnU-Net format instead of the sample")
+    demo.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="a raw dataset in nnU-Net format instead of the sample"
+    )
     demo.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default: cpu")
     return parser
 
@@ -103,11 +111,12 @@ def _trainers(_: argparse.Namespace) -> None:
 def _pass_through(command: str, arguments: Sequence[str]) -> None:
     from nnunet_instance_trainers.linking import check_torchvision, set_variable
 
-    set_variable()
-    check_torchvision()
-    sys.argv = [_PASSED_THROUGH[command], *arguments]
     if command == "train":
         _check_training_arguments(arguments)
+    check_torchvision()
+    set_variable()
+    sys.argv = [_PASSED_THROUGH[command], *arguments]
+    if command == "train":
         from nnunetv2.run.run_training import run_training_entry as entry
     else:
         from nnunetv2.inference.predict_from_raw_data import predict_entry_point as entry
@@ -189,8 +198,10 @@ def _dataset_name(dataset: str) -> str:
     """The folder name of a preprocessed dataset given by id or name."""
     folder = os.environ.get("nnUNet_preprocessed")
     if not folder:
-        raise UserError("the environment variable nnUNet_preprocessed is not set: point it to nnU-Net's folder of "
-                        "preprocessed datasets")
+        raise UserError(
+            "the environment variable nnUNet_preprocessed is not set: point it to nnU-Net's folder of "
+            "preprocessed datasets"
+        )
     if dataset.startswith("Dataset"):
         return dataset
     if not dataset.isdigit():
@@ -205,8 +216,10 @@ def _dataset_name(dataset: str) -> str:
 def _plans_file(dataset_name: str, plans: str) -> Path:
     file = Path(os.environ["nnUNet_preprocessed"]) / dataset_name / f"{plans}.json"
     if not file.is_file():
-        raise UserError(f"dataset {dataset_name!r} is not preprocessed with plans {plans!r} (no {file}): run "
-                        f"'nnUNetv2_plan_and_preprocess -d {dataset_name[7:10].lstrip('0')}'")
+        raise UserError(
+            f"dataset {dataset_name!r} is not preprocessed with plans {plans!r} (no {file}): run "
+            f"'nnUNetv2_plan_and_preprocess -d {dataset_name[7:10].lstrip('0')}'"
+        )
     return file
 
 

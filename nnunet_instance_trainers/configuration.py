@@ -65,7 +65,9 @@ def _setting(default: Any, allowed: str, check: Callable[[Any], bool], unit: str
     return field(default=default, metadata=metadata)
 
 
-_CRITERIA = "a criterion (dice, tversky, bce, focal, generalized_dice, asl), a sum ('dice+bce'), or {name: {parameter: value}}"
+_CRITERIA = (
+    "a criterion (dice, tversky, bce, focal, generalized_dice, asl), a sum ('dice+bce'), or {name: {parameter: value}}"
+)
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,25 @@ class Settings:
         "Which classes or regions get the instance terms.",
     )
     num_epochs: int | None = _setting(
-        None, "null or a whole number >= 1", lambda v: v is None or _is_positive_int(v), "epochs", "null: nnU-Net's 1000."
+        None,
+        "null or a whole number >= 1",
+        lambda v: v is None or _is_positive_int(v),
+        "epochs",
+        "null: nnU-Net's 1000.",
     )
     num_iterations_per_epoch: int | None = _setting(
-        None, "null or a whole number >= 1", lambda v: v is None or _is_positive_int(v), "iterations", "null: nnU-Net's 250."
+        None,
+        "null or a whole number >= 1",
+        lambda v: v is None or _is_positive_int(v),
+        "iterations",
+        "null: nnU-Net's 250.",
     )
     num_val_iterations_per_epoch: int | None = _setting(
-        None, "null or a whole number >= 1", lambda v: v is None or _is_positive_int(v), "iterations", "null: nnU-Net's 50."
+        None,
+        "null or a whole number >= 1",
+        lambda v: v is None or _is_positive_int(v),
+        "iterations",
+        "null: nnU-Net's 50.",
     )
     initial_lr: float | None = _setting(
         None, "null or a number > 0", lambda v: v is None or (_is_number(v) and v > 0), "", "null: nnU-Net's 0.01."
@@ -198,7 +212,9 @@ class Settings:
         chosen = foreground if self.classes == "all" else list(self.classes)
         unknown = sorted(set(chosen) - set(foreground))
         if unknown:
-            raise UserError(f"setting 'classes' names {unknown[0]!r}: the classes of dataset.json are {', '.join(foreground)}")
+            raise UserError(
+                f"setting 'classes' names {unknown[0]!r}: the classes of dataset.json are {', '.join(foreground)}"
+            )
         if has_regions:
             return [foreground.index(name) for name in foreground if name in chosen]
         # nnU-Net also takes a list of one label for a label.

@@ -49,17 +49,44 @@ def run_demo(folder: Path, data: Path | None, device: str) -> None:
     raw = _sample_dataset(folder / "nnUNet_raw") if data is None else _copy_dataset(data, folder / "nnUNet_raw")
     number = str(int(raw.name[7:10]))
     steps = _Steps(folder / "logs")
-    steps.run("plan and preprocess", ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "3d_fullres"],
-              nnUNet_n_proc_DA="1")  # the planner sets torch's threads to it
+    steps.run(
+        "plan and preprocess",
+        ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", "2d", "3d_fullres"],
+        nnUNet_n_proc_DA="1",
+    )  # the planner sets torch's threads to it
     configuration = _write_small_plans(folder / "nnUNet_preprocessed" / raw.name)
     common = ["-p", _PLANS, "-device", device]
     steps.run("instance maps", ["nnunet-instance", "precompute", "-d", number, "-c", configuration, "-p", _PLANS])
     images, truth = _held_out(raw, folder / "nnUNet_preprocessed" / raw.name, folder / "held_out")
     for trainer in _TRAINERS:
-        steps.run(f"train {trainer}", ["nnUNetv2_train", number, configuration, "0", "-tr", trainer, *common],
-                  epochs=_SCHEDULE["num_epochs"])
-        steps.run(f"predict with {trainer}", ["nnUNetv2_predict", "-i", str(images), "-o", str(folder / trainer), "-d",
-                  number, "-c", configuration, "-f", "0", "-tr", trainer, "-npp", "1", "-nps", "1", *common])
+        steps.run(
+            f"train {trainer}",
+            ["nnUNetv2_train", number, configuration, "0", "-tr", trainer, *common],
+            epochs=_SCHEDULE["num_epochs"],
+        )
+        steps.run(
+            f"predict with {trainer}",
+            [
+                "nnUNetv2_predict",
+                "-i",
+                str(images),
+                "-o",
+                str(folder / trainer),
+                "-d",
+                number,
+                "-c",
+                configuration,
+                "-f",
+                "0",
+                "-tr",
+                trainer,
+                "-npp",
+                "1",
+                "-nps",
+                "1",
+                *common,
+            ],
+        )
     _report(folder, raw, images, truth)
 
 
@@ -111,8 +138,9 @@ def _sample_dataset(raw: Path) -> Path:
 def _copy_dataset(data: Path, raw: Path) -> Path:
     name = data.resolve().name
     if not (data / "dataset.json").is_file() or not name[7:10].isdigit() or not name.startswith("Dataset"):
-        raise UserError(f"{data} is no raw dataset in nnU-Net format: it needs a dataset.json and a name like "
-                        "Dataset123_Lesions")
+        raise UserError(
+            f"{data} is no raw dataset in nnU-Net format: it needs a dataset.json and a name like Dataset123_Lesions"
+        )
     return Path(shutil.copytree(data, raw / name, dirs_exist_ok=True))
 
 
@@ -155,7 +183,9 @@ def _write_small_plans(preprocessed: Path) -> str:
     )
     steps = np.prod(strides, axis=0)
     largest = 128 if configuration == "2d" else 64
-    plan["patch_size"] = [int(max(min(size, largest) // step, 1) * step) for size, step in zip(plan["patch_size"], steps)]
+    plan["patch_size"] = [
+        int(max(min(size, largest) // step, 1) * step) for size, step in zip(plan["patch_size"], steps)
+    ]
     plan["batch_size"] = 4 if configuration == "2d" else 2
     plan[PLANS_KEY] = dict(_SCHEDULE)
     plans["plans_name"] = _PLANS
@@ -185,8 +215,13 @@ class _Steps:
         with (
             open(log, "w", buffering=1) as stream,
             tqdm(total=epochs or 1, desc=f"{self.count}. {title}", unit="epoch" if epochs else "step") as bar,
-            subprocess.Popen([program, *command[1:]], env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+            subprocess.Popen(
+                [program, *command[1:]],
+                env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as process,
         ):
             for line in process.stdout or ():
                 stream.write(line)
@@ -212,7 +247,9 @@ def _report(folder: Path, raw: Path, images: Path, truth: dict[str, Path]) -> No
     dataset = json.loads((raw / "dataset.json").read_text())
     manager = plans.get_label_manager(dataset)
     reader = plans.image_reader_writer_class()
-    classes = [np.atleast_1d(c) for c in (manager.foreground_regions if manager.has_regions else manager.foreground_labels)]
+    classes = [
+        np.atleast_1d(c) for c in (manager.foreground_regions if manager.has_regions else manager.foreground_labels)
+    ]
 
     def read(path: Path) -> np.ndarray:
         return np.rint(reader.read_seg(str(path))[0][0]).astype(np.int64)
@@ -247,7 +284,11 @@ def _table(totals: dict) -> str:
     rows = [header]
     for trainer, c in totals.items():
         ratios = (c.dice, c.volume_ratio, c.sensitivity, c.precision, c.f1, c.f1_iou)
-        rows.append((trainer, *(f"{ratio:.3f}" for ratio in ratios), f"{c.missed}/{c.instances}", f"{c.false}/{c.components}"))
+        rows.append(
+            (trainer, *(f"{ratio:.3f}" for ratio in ratios), f"{c.missed}/{c.instances}", f"{c.false}/{c.components}")
+        )
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths)))
-                     for row in rows)
+    return "\n".join(
+        "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths)))
+        for row in rows
+    )

@@ -12,7 +12,7 @@ __all__ = ["VARIABLE", "check_torchvision", "discovery_folder", "link", "link_fi
 
 VARIABLE = "nnUNet_extTrainer"
 
-_LINK = '''"""Lets nnU-Net find the trainers of nnunet-instance-trainers. Made by 'nnunet-instance link', removed by 'unlink'."""
+_LINK = '''"""Lets nnU-Net find the trainers of nnunet-instance-trainers; 'nnunet-instance unlink' removes it."""
 
 try:
     from nnunet_instance_trainers.trainers import *  # noqa: F403
@@ -28,7 +28,9 @@ def discovery_folder() -> Path:
 
 def set_variable() -> None:
     """Put the discovery folder into ``nnUNet_extTrainer`` of this process, before what is there."""
-    others = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path and path != str(discovery_folder())]
+    others = [
+        path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path and path != str(discovery_folder())
+    ]
     os.environ[VARIABLE] = os.pathsep.join([str(discovery_folder()), *others])
 
 

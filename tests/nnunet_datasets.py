@@ -93,12 +93,27 @@ def configuration(name: str, patch_size: list[int], spacing: list[float], **chan
     }
 
 
-def write_plans(folders: Folders, name: str, configurations: dict, *, transpose: list[int] | None = None,
-                reader: str = "SimpleITKIO", plans_name: str = "nnUNetPlans", channels: int = 1) -> dict:
+def write_plans(
+    folders: Folders,
+    name: str,
+    configurations: dict,
+    *,
+    transpose: list[int] | None = None,
+    reader: str = "SimpleITKIO",
+    plans_name: str = "nnUNetPlans",
+    channels: int = 1,
+) -> dict:
     """Write plans, dataset.json and all else that nnU-Net expects in a preprocessed dataset's folder."""
     transpose = transpose or [0, 1, 2]
-    statistics = {"max": 1.0, "mean": 0.0, "median": 0.0, "min": 0.0, "percentile_00_5": 0.0,
-                  "percentile_99_5": 1.0, "std": 1.0}
+    statistics = {
+        "max": 1.0,
+        "mean": 0.0,
+        "median": 0.0,
+        "min": 0.0,
+        "percentile_00_5": 0.0,
+        "percentile_99_5": 1.0,
+        "std": 1.0,
+    }
     for plan in configurations.values():
         if "normalization_schemes" in plan:
             plan.update(normalization_schemes=["ZScoreNormalization"] * channels, use_mask_for_norm=[False] * channels)
@@ -165,8 +180,17 @@ def touching_boxes(shape: tuple[int, int, int], seed: int, n: int = 14) -> np.nd
     return ids
 
 
-def boxes_dataset(folders: Folders, name: str, labels: dict, to_label, *, n_cases: int = 4, annotated: bool = True,
-                  shape: tuple[int, int, int] = (28, 40, 36), **description) -> None:
+def boxes_dataset(
+    folders: Folders,
+    name: str,
+    labels: dict,
+    to_label,
+    *,
+    n_cases: int = 4,
+    annotated: bool = True,
+    shape: tuple[int, int, int] = (28, 40, 36),
+    **description,
+) -> None:
     """A raw dataset of touching boxes; ``to_label(ids)`` makes the label image from the ids."""
     raw = folders.raw / name
     for number in range(n_cases):

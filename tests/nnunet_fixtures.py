@@ -31,8 +31,13 @@ def _boxes(tmp_path_factory):
 
     boxes_dataset(folders, "Dataset901_Boxes", {"background": 0, "box": 1}, lambda ids: ids > 0)
     boxes_dataset(folders, "Dataset902_Classes", {"background": 0, "odd": 1, "even": 2}, odd_and_even)
-    boxes_dataset(folders, "Dataset903_Regions", {"background": 0, "whole": [1, 2], "core": [2]}, odd_and_even,
-                  regions_class_order=[1, 2])
+    boxes_dataset(
+        folders,
+        "Dataset903_Regions",
+        {"background": 0, "whole": [1, 2], "core": [2]},
+        odd_and_even,
+        regions_class_order=[1, 2],
+    )
     boxes_dataset(folders, "Dataset904_Ignore", {"background": 0, "box": 1, "ignore": 2}, scribbled)
     plans = {}
     for path in sorted(folders.raw.iterdir()):
@@ -40,7 +45,9 @@ def _boxes(tmp_path_factory):
             "2d": configuration("2d", [32, 32], [1.0, 1.0]),
             "3d_fullres": configuration("3d_fullres", [24, 32, 32], [1.0, 1.0, 1.0]),
             # the first axis more than three times as short as the others: pseudo-2D augmentation
-            "3d_flat": configuration("3d_fullres", [8, 32, 32], [1.0, 1.0, 1.0], data_identifier="nnUNetPlans_3d_fullres"),
+            "3d_flat": configuration(
+                "3d_fullres", [8, 32, 32], [1.0, 1.0, 1.0], data_identifier="nnUNetPlans_3d_fullres"
+            ),
         }
         plans[path.name] = write_plans(folders, path.name, configurations)
         for name in ("2d", "3d_fullres"):
@@ -73,7 +80,9 @@ def real(shared_data, tmp_path, monkeypatch):
     def copy(name: str, cases: int):
         source = shared_data / name
         dataset = json.loads((source / "dataset.json").read_text())
-        chosen = sorted(path.name.removesuffix(dataset["file_ending"]) for path in (source / "labelsTr").iterdir())[:cases]
+        chosen = sorted(path.name.removesuffix(dataset["file_ending"]) for path in (source / "labelsTr").iterdir())[
+            :cases
+        ]
         for folder in ("imagesTr", "labelsTr", "instancesTr"):
             (folders.raw / name / folder).mkdir(parents=True)
             for case in chosen:

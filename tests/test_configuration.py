@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 
 from nnunet_instance_trainers.configuration import Settings
 from nnunet_instance_trainers.errors import UserError
@@ -55,7 +56,7 @@ def resolve(overrides: Any, trainer: type = object) -> Settings:
     return Settings.resolve(trainer, overrides, where=WHERE)
 
 
-def test_the_tables_below_know_every_setting() -> None:
+def test_the_table_above_knows_every_setting() -> None:
     assert list(SETTINGS) == [setting.name for setting in fields(Settings)]
 
 
@@ -157,14 +158,11 @@ def test_unit_scale_divides_by_the_pixel_weight() -> None:
     assert unit.weights == weights
 
 
-@pytest.mark.parametrize("scale", ["published", "unit"])
-def test_a_pixel_weight_of_zero_has_no_unit(scale: str) -> None:
-    overrides = {"weights": {"pixel": 0, "blob": 1}, "scale": scale}
-    if scale == "published":
-        assert resolve(overrides).effective_weights == {"pixel": 0, "blob": 1}
-    else:
-        with pytest.raises(UserError, match=f"'scale' in {WHERE} can only be 'unit' with a pixel weight above 0"):
-            resolve(overrides)
+def test_a_pixel_weight_of_zero_has_no_unit() -> None:
+    alone = {"weights": {"pixel": 0, "blob": 1}}
+    assert resolve(alone).effective_weights == {"pixel": 0, "blob": 1}
+    with pytest.raises(UserError, match=f"'scale' in {WHERE} can only be 'unit' with a pixel weight above 0"):
+        resolve({**alone, "scale": "unit"})
 
 
 def test_terms_of_weight_zero_are_left_out() -> None:
@@ -216,15 +214,22 @@ def test_a_class_named_twice_counts_once() -> None:
 
 
 @pytest.mark.nnunet
-@pytest.mark.parametrize("labels", [LABELS, LISTS, REGIONS])
-def test_channels_are_those_of_nnunet(labels: dict) -> None:
+def test_label_channels_are_those_of_nnunet() -> None:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-    manager = LabelManager(labels, regions_class_order=[1, 2, 3])
-    for name in ("core", "cyst"):
-        (channel,) = Settings(classes=[name]).channels(labels, manager.has_regions)
-        if manager.has_regions:
-            theirs = manager.foreground_regions[channel]
-            assert theirs == (tuple(labels[name]) if isinstance(labels[name], list) else labels[name])
-        else:
-            assert [channel] == (labels[name] if isinstance(labels[name], list) else [labels[name]])
+    manager = LabelManager(LISTS, None)
+    for name, label in (("edema", 2), ("core", 1), ("cyst", 3)):
+        (channel,) = Settings(classes=[name]).channels(LISTS, manager.has_regions)
+        logits = torch.zeros(manager.num_segmentation_heads, 1, 1)
+        logits[channel] = 1
+        assert manager.convert_logits_to_segmentation(logits).item() == label
+
+
+@pytest.mark.nnunet
+def test_region_channels_are_those_of_nnunet() -> None:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    manager = LabelManager(REGIONS, [1, 2, 3])
+    for name, region in (("whole", (1, 2, 3)), ("core", (2, 3)), ("cyst", 3)):
+        (channel,) = Settings(classes=[name]).channels(REGIONS, manager.has_regions)
+        assert manager.foreground_regions[channel] == region

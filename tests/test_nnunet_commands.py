@@ -29,7 +29,9 @@ def run(command, folders=None, *, expect=0, **environment):
     clean = {name: value for name, value in os.environ.items() if name != "nnUNet_extTrainer"}
     clean["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), clean["PATH"]))
     environment = {**clean, **(folders.environment if folders else {}), **environment}
-    result = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode == expect, result.stdout[-2000:] + result.stderr[-4000:]
     return result
 
@@ -59,7 +61,10 @@ def test_two_epochs_and_a_prediction_through_the_real_commands(boxes):
     folders, plans = boxes
     configuration = plans[BOXES]["configurations"]["3d_fullres"]
     configuration["instance_training"] = {
-        "num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
+        "num_epochs": 2,
+        "num_iterations_per_epoch": 2,
+        "num_val_iterations_per_epoch": 1,
+    }
     (folders.preprocessed / BOXES / "nnUNetPlans.json").write_text(json.dumps(plans[BOXES]))
     train = ["nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerBlob", "-device", "cpu"]
     folder = run(["nnunet-instance", "path"]).stdout.strip()
@@ -74,14 +79,37 @@ def test_two_epochs_and_a_prediction_through_the_real_commands(boxes):
     images = folders.root / "images"
     images.mkdir()
     shutil.copy(folders.raw / BOXES / "imagesTr" / "case_0_0000.nii.gz", images)
-    run(["nnUNetv2_predict", "-i", images, "-o", folders.root / "predicted", "-d", "901", "-c", "3d_fullres", "-f", "0",
-         "-tr", "nnUNetTrainerBlob", "-device", "cpu", "-npp", "1", "-nps", "1"], folders, nnUNet_extTrainer=folder)
+    run(
+        [
+            "nnUNetv2_predict",
+            "-i",
+            images,
+            "-o",
+            folders.root / "predicted",
+            "-d",
+            "901",
+            "-c",
+            "3d_fullres",
+            "-f",
+            "0",
+            "-tr",
+            "nnUNetTrainerBlob",
+            "-device",
+            "cpu",
+            "-npp",
+            "1",
+            "-nps",
+            "1",
+        ],
+        folders,
+        nnUNet_extTrainer=folder,
+    )
     assert (folders.root / "predicted" / "case_0.nii.gz").is_file()
 
 
 def test_a_dataset_that_is_not_preprocessed_is_one_line(boxes):
     result = run(["nnunet-instance", "train", "123", "3d_fullres", "0", "-tr", "nnUNetTrainerBlob"], boxes[0], expect=1)
     assert result.stderr.strip().splitlines() == [
-        f"nnunet-instance: error: there is no dataset 123 in {boxes[0].preprocessed}: run 'nnUNetv2_plan_and_preprocess "
-        "-d 123', or give the full name"
+        f"nnunet-instance: error: there is no dataset 123 in {boxes[0].preprocessed}: "
+        "run 'nnUNetv2_plan_and_preprocess -d 123', or give the full name"
     ]

@@ -74,7 +74,9 @@ class Job:
         manager = PlansManager(self.plans).get_label_manager(self.dataset)
         if not manager.has_regions:
             return [np.where(np.isin(labels, self.channels), labels, 0).astype(np.int16)]
-        regions = [np.atleast_1d(region) if c in self.channels else () for c, region in enumerate(manager.foreground_regions)]
+        regions = [
+            np.atleast_1d(region) if c in self.channels else () for c, region in enumerate(manager.foreground_regions)
+        ]
         return [np.isin(labels, region).astype(np.int16) for region in regions]
 
 
@@ -92,8 +94,10 @@ def precompute(dataset_name: str, configurations: Sequence[str] | None, plans_na
     """
     base = Path(os.environ["nnUNet_preprocessed"]) / dataset_name
     if not (base / f"{plans_name}.json").is_file():
-        raise UserError(f"dataset {dataset_name!r} is not preprocessed with plans {plans_name!r}: run "
-                        f"'nnUNetv2_plan_and_preprocess -d {int(dataset_name[7:10])}'")
+        raise UserError(
+            f"dataset {dataset_name!r} is not preprocessed with plans {plans_name!r}: run "
+            f"'nnUNetv2_plan_and_preprocess -d {int(dataset_name[7:10])}'"
+        )
     manager = PlansManager(load_json(str(base / f"{plans_name}.json")))
     preprocessed = {
         name: base / manager.get_configuration(name).data_identifier
@@ -102,13 +106,17 @@ def precompute(dataset_name: str, configurations: Sequence[str] | None, plans_na
     }
     unknown = sorted(set(configurations or ()) - set(preprocessed))
     if unknown:
-        raise UserError(f"plans {plans_name!r} have no configuration {unknown[0]!r}: there are "
-                        f"{', '.join(manager.available_configurations)}")
+        raise UserError(
+            f"plans {plans_name!r} have no configuration {unknown[0]!r}: there are "
+            f"{', '.join(manager.available_configurations)}"
+        )
     present = {name: folder for name, folder in preprocessed.items() if folder.is_dir()}
     absent = [name for name in preprocessed if name not in present]
     if not present or (configurations and absent):
-        raise UserError(f"configuration {absent[0]!r} of dataset {dataset_name!r} is not preprocessed: run "
-                        f"'nnUNetv2_preprocess -d {int(dataset_name[7:10])} -plans_name {plans_name} -c {absent[0]}'")
+        raise UserError(
+            f"configuration {absent[0]!r} of dataset {dataset_name!r} is not preprocessed: run "
+            f"'nnUNetv2_preprocess -d {int(dataset_name[7:10])} -plans_name {plans_name} -c {absent[0]}'"
+        )
     done = set()
     for name, folder in present.items():
         if folder not in done:  # a cascade's second stage shares the data of 3d_fullres
@@ -138,8 +146,10 @@ def precompute_configuration(dataset_name: str, configuration: str, manager: Pla
     manifest.write(folder)
     found = sum(record.found for record in manifest.cases.values())
     lost = sum(record.lost for record in manifest.cases.values())
-    return (f"{configuration}: {found} instances in {len(cases)} cases (from {origin}), {lost} lost to resampling; "
-            f"maps in {folder}")
+    return (
+        f"{configuration}: {found} instances in {len(cases)} cases (from {origin}), {lost} lost to resampling; "
+        f"maps in {folder}"
+    )
 
 
 def _job(dataset_name: str, configuration: str, manager: PlansManager) -> Job:
@@ -164,8 +174,10 @@ def _job(dataset_name: str, configuration: str, manager: PlansManager) -> Job:
 
 def _cases(preprocessed: Path) -> list[str]:
     if any(preprocessed.glob("*.npz")):
-        raise UserError(f"{preprocessed} is in nnU-Net's old numpy format, which carries no instance maps: run "
-                        "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer")
+        raise UserError(
+            f"{preprocessed} is in nnU-Net's old numpy format, which carries no instance maps: run "
+            "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
+        )
     cases = sorted(nnUNetDatasetBlosc2.get_identifiers(str(preprocessed)))
     if not cases:
         raise UserError(f"no preprocessed cases in {preprocessed}: run 'nnUNetv2_preprocess' first")
@@ -224,19 +236,27 @@ def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarr
         raise UserError(f"case {case!r}: {path} is missing: add it, or remove the folder instancesTr to use components")
     ids, map_geometry = _read(job.reader, path, case)
     if ids.shape != label.shape:
-        raise UserError(f"case {case!r}: {path} has shape {ids.shape}, its label {label.shape}: save it on the label's grid")
+        raise UserError(
+            f"case {case!r}: {path} has shape {ids.shape}, its label {label.shape}: save it on the label's grid"
+        )
     if not _same_geometry(geometry, map_geometry):
-        raise UserError(f"case {case!r}: {path} differs from its label in spacing, origin or direction: copy the "
-                        "label's header into it")
+        raise UserError(
+            f"case {case!r}: {path} differs from its label in spacing, origin or direction: copy the "
+            "label's header into it"
+        )
     ids = np.where(label == job.dataset["labels"].get("ignore", -1), 0, ids)
     stray = np.count_nonzero((ids != 0) & (label == 0))
     if stray:
-        raise UserError(f"case {case!r}: {path} has ids in {stray} voxels that the label calls background: set them "
-                        "to 0, or mend the label")
+        raise UserError(
+            f"case {case!r}: {path} has ids in {stray} voxels that the label calls background: set them "
+            "to 0, or mend the label"
+        )
     bare = sum(np.count_nonzero((mask > 0) & (ids == 0)) for mask in masks)
     if bare:
-        raise UserError(f"case {case!r}: {path} has no id in {bare} foreground voxels: add them, or name the classes "
-                        "that have instances in the setting 'classes'")
+        raise UserError(
+            f"case {case!r}: {path} has no id in {bare} foreground voxels: add them, or name the classes "
+            "that have instances in the setting 'classes'"
+        )
     return [np.where(mask > 0, ids, 0) for mask in masks], masks
 
 
@@ -310,7 +330,9 @@ def _table(channels: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[
         voxels = voxels[order]
         at = tuple(voxels.T)
         keys = np.stack((ids[at].astype(np.int64), mask[at].astype(np.int64)))
-        first = np.flatnonzero(np.append(True, (keys[:, 1:] != keys[:, :-1]).any(0))) if len(voxels) else np.zeros(0, int)
+        first = (
+            np.flatnonzero(np.append(True, (keys[:, 1:] != keys[:, :-1]).any(0))) if len(voxels) else np.zeros(0, int)
+        )
         size = np.diff(np.append(first, len(voxels)))
         sampled = np.arange(len(voxels)) - np.repeat(first, size) < _VOXELS_PER_INSTANCE
         low, high = (reduce.reduceat(voxels, first) if len(first) else voxels for reduce in (np.minimum, np.maximum))

@@ -68,8 +68,10 @@ class _InstanceChannels(BasicTransform):
     def _classes(self, segmentation: Tensor) -> list[np.ndarray]:
         """Per id channel, the classes (*S) whose voxels need an id."""
         if self.regions:
-            chosen = [segmentation[c] if c in self.channels else torch.zeros_like(segmentation[c])
-                      for c in range(self.regions)]
+            chosen = [
+                segmentation[c] if c in self.channels else torch.zeros_like(segmentation[c])
+                for c in range(self.regions)
+            ]
             return [region.numpy().astype(np.int16) for region in chosen]
         labels = segmentation[0].numpy()
         return [np.where(np.isin(labels, self.channels), labels, 0)]
@@ -89,8 +91,10 @@ class LabelInstances(_InstanceChannels):
         numbered = [label_components(labels) for labels in classes]
         most = max(n for _, n in numbered)
         if most > MAX_IDS:
-            raise UserError(f"a patch holds {most} components, more than {MAX_IDS}: choose fewer 'classes' "
-                            "in the settings or a smaller patch in the plans")
+            raise UserError(
+                f"a patch holds {most} components, more than {MAX_IDS}: choose fewer 'classes' "
+                "in the settings or a smaller patch in the plans"
+            )
         return [ids for ids, _ in numbered]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cc3d
 import numpy as np
 
 __all__ = ["label_components"]
 
-_FULL_CONNECTIVITY = {2: 8, 3: 26}
+_FULL_CONNECTIVITY: dict[int, Literal[8, 26]] = {2: 8, 3: 26}
 
 
 def label_components(labels: np.ndarray) -> tuple[np.ndarray, int]:

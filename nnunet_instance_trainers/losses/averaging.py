@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import distributed as dist
 __all__ = ["Average", "mean_over_classes"]
 
 
-class Average(NamedTuple):
+@dataclass(frozen=True)
+class Average:
     """A mean before its division, so that several processes can divide by their common count.
 
     Attributes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -189,7 +188,7 @@ class Focal(PointwiseCriterion):
         return weight * p**self.gamma * BinaryCrossEntropy().negative(p)
 
 
-CriterionSpec = Union[str, Criterion, Sequence[Criterion], Mapping[str, Mapping[str, float]]]
+CriterionSpec = str | Criterion | Sequence[Criterion] | Mapping[str, Mapping[str, float]]
 
 CRITERIA: dict[str, type[Criterion]] = {
     "dice": Dice,
@@ -229,10 +228,14 @@ def resolve(criterion: CriterionSpec) -> tuple[Criterion, ...]:
         criterion = {name.strip(): {} for name in criterion.split("+")}
     if isinstance(criterion, Mapping) and criterion:
         return tuple(_from_parameters(name, parameters) for name, parameters in criterion.items())
-    if isinstance(criterion, Sequence) and criterion and all(isinstance(part, Criterion) for part in criterion):
-        return tuple(criterion)
-    raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, a sum such as 'dice+bce', or a criterion "
-                     f"object; got {criterion!r}")
+    if isinstance(criterion, Sequence) and criterion:
+        parts = tuple(part for part in criterion if isinstance(part, Criterion))
+        if len(parts) == len(criterion):
+            return parts
+    raise ValueError(
+        f"criterion must be one of {', '.join(CRITERIA)}, a sum such as 'dice+bce', or a criterion "
+        f"object; got {criterion!r}"
+    )
 
 
 def _from_parameters(name: str, parameters: Mapping[str, float]) -> Criterion:
@@ -241,5 +244,7 @@ def _from_parameters(name: str, parameters: Mapping[str, float]) -> Criterion:
     known = [field.name for field in fields(CRITERIA[name])]  # type: ignore[arg-type]
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise ValueError(f"criterion {name!r} has no parameter {unknown[0]!r}: allowed are {', '.join(known) or 'none'}")
+        raise ValueError(
+            f"criterion {name!r} has no parameter {unknown[0]!r}: allowed are {', '.join(known) or 'none'}"
+        )
     return CRITERIA[name](**parameters)

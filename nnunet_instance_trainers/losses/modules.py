@@ -110,8 +110,9 @@ class ClassLoss(nn.Module):
         n_targets = (n_ids, n_ids + 1) if self.regions else (1,)
         spatial = output.shape[2:]
         if target.shape[1] not in n_targets or target.shape[2:] != spatial:
-            raise ValueError(f"target must be (B, {' or '.join(map(str, n_targets))}, *{tuple(spatial)}), "
-                             f"got {tuple(target.shape)}")
+            raise ValueError(
+                f"target must be (B, {' or '.join(map(str, n_targets))}, *{tuple(spatial)}), got {tuple(target.shape)}"
+            )
         if instances is not None and (instances.shape[1] != n_ids or instances.shape[2:] != spatial):
             raise ValueError(f"instances must be (B, {n_ids}, *{tuple(spatial)}), got {tuple(instances.shape)}")
 

@@ -55,7 +55,12 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
     """
 
     def __init__(
-        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own default
     ) -> None:
         # Checked first: nnU-Net's __init__ already makes the results folder.
         with one_line_exit():
@@ -98,9 +103,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
             name: TERMS[name](criterion=self.settings.criterion, classes=self.instance_channels, **problem)
             for name in self.settings.terms
         }
-        return LossBesideTarget(
-            CompoundLoss(loss, terms, self.settings.effective_weights, scale_weights=scale_weights)
-        )
+        return LossBesideTarget(CompoundLoss(loss, terms, self.settings.effective_weights, scale_weights=scale_weights))
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(self._take_instances(batch))
@@ -153,8 +156,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
         if self.instance_source == "none":
             return training, validation
         if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
-            raise UserError(f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
-                            "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer")
+            raise UserError(
+                f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
+                "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
+            )
         if self.instance_source == "patch":
             return training, validation
         cases = sorted({*training.identifiers, *validation.identifiers})
@@ -189,8 +194,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
     @property
     def _precompute_command(self) -> str:
         manager = self.plans_manager
-        return (f"nnunet-instance precompute -d {int(manager.dataset_name[7:10])} -c {self.configuration_name} "
-                f"-p {manager.plans_name}")
+        return (
+            f"nnunet-instance precompute -d {int(manager.dataset_name[7:10])} -c {self.configuration_name} "
+            f"-p {manager.plans_name}"
+        )
 
     # --- a training's course ------------------------------------------------------------------------------
 

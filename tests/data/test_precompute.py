@@ -133,8 +133,10 @@ def test_what_is_current_is_kept_and_what_changed_is_made_again(boxes):
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.3])
-@pytest.mark.parametrize("dataset, spacing", [("Dataset502_Lesions3D", [1.0, 1.0, 1.0]),
-                                              ("Dataset503_LesionChange3D", [0.71875, 3.0, 0.71875])])
+@pytest.mark.parametrize(
+    "dataset, spacing",
+    [("Dataset502_Lesions3D", [1.0, 1.0, 1.0]), ("Dataset503_LesionChange3D", [0.71875, 3.0, 0.71875])],
+)
 def test_real_lesions_survive_resampling_transposing_and_cropping(real, capsys, factor, dataset, spacing):
     """Instances that are lost are those without a voxel on the new grid, and they are counted."""
     from nnunet_datasets import configuration, preprocess, write_plans
@@ -146,7 +148,9 @@ def test_real_lesions_survive_resampling_transposing_and_cropping(real, capsys, 
     preprocess(folders, plans, "3d_fullres")
     run(dataset)
     line = capsys.readouterr().out
-    manifest = json.loads((folders.preprocessed / dataset / "nnUNetPlans_3d_fullres_instances/manifest.json").read_text())
+    manifest = json.loads(
+        (folders.preprocessed / dataset / "nnUNetPlans_3d_fullres_instances/manifest.json").read_text()
+    )
     found = lost = 0
     for case, labels, ids in maps_of(folders, dataset):
         raw = read(folders.raw / dataset / "instancesTr" / f"{case}.nii.gz")
@@ -179,8 +183,16 @@ def test_tens_of_thousands_of_instances_in_a_case(boxes, n):
     save((ids > 0).astype(np.uint8), folders.raw / name / "labelsTr" / "case_0.nii.gz")
     save(ids, folders.raw / name / "instancesTr" / "case_0.nii.gz")
     save(np.ones(ids.shape, dtype=np.float32), folders.raw / name / "imagesTr" / "case_0_0000.nii.gz")
-    (folders.raw / name / "dataset.json").write_text(json.dumps(
-        {"channel_names": {"0": "x"}, "labels": {"background": 0, "dot": 1}, "numTraining": 1, "file_ending": ".nii.gz"}))
+    (folders.raw / name / "dataset.json").write_text(
+        json.dumps(
+            {
+                "channel_names": {"0": "x"},
+                "labels": {"background": 0, "dot": 1},
+                "numTraining": 1,
+                "file_ending": ".nii.gz",
+            }
+        )
+    )
     plans = write_plans(folders, name, {"3d_fullres": configuration("3d_fullres", [16, 32, 32], [1.0, 1.0, 1.0])})
     preprocessed = preprocess(folders, plans, "3d_fullres")
     run(name)
@@ -227,14 +239,17 @@ def _unreadable(folder):
     (folder / "case_1.nii.gz").write_bytes(b"no image")
 
 
-@pytest.mark.parametrize("damage, says", [
-    (_without_map, "is missing: add it"),
-    (_other_shape, r"has shape \(27, 40, 36\), its label \(28, 40, 36\)"),
-    (_other_geometry, "differs from its label in spacing"),
-    (_ids_on_background, "has ids in 1 voxels that the label calls background"),
-    (_bare_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
-    (_unreadable, "cannot read"),
-])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (_without_map, "is missing: add it"),
+        (_other_shape, r"has shape \(27, 40, 36\), its label \(28, 40, 36\)"),
+        (_other_geometry, "differs from its label in spacing"),
+        (_ids_on_background, "has ids in 1 voxels that the label calls background"),
+        (_bare_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
+        (_unreadable, "cannot read"),
+    ],
+)
 def test_a_bad_annotators_map_names_the_case_and_leaves_nothing_of_it(boxes, damage, says):
     from nnunet_instance_trainers.errors import UserError
 

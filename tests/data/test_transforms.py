@@ -51,8 +51,14 @@ class Spy:
         ids = data_dict["regression_target"].clone()
         data_dict = self.repair(**data_dict)
         n_ids = len(ids)
-        self.seen.append((data_dict["image"].clone(), ids, data_dict["segmentation"][:-n_ids].clone(),
-                          data_dict["segmentation"][-n_ids:].clone()))
+        self.seen.append(
+            (
+                data_dict["image"].clone(),
+                ids,
+                data_dict["segmentation"][:-n_ids].clone(),
+                data_dict["segmentation"][-n_ids:].clone(),
+            )
+        )
         return data_dict
 
 
@@ -128,7 +134,8 @@ def raw_boxes(folders, dataset):
     import SimpleITK as sitk
 
     return lambda case: sitk.GetArrayFromImage(
-        sitk.ReadImage(str(folders.raw / dataset / "instancesTr" / f"{case}.nii.gz")))
+        sitk.ReadImage(str(folders.raw / dataset / "instancesTr" / f"{case}.nii.gz"))
+    )
 
 
 def test_real_touching_nuclei_keep_their_ids_in_2d(real):
@@ -140,10 +147,19 @@ def test_real_touching_nuclei_keep_their_ids_in_2d(real):
     check_repaired(spy, lambda segmentation, channel: segmentation[0] > 0)
 
 
-@pytest.mark.parametrize("dataset, configuration", [
-    (BOXES, "3d_fullres"), (BOXES, "3d_flat"), (BOXES, "2d"), (CLASSES, "3d_fullres"), (REGIONS, "3d_fullres"),
-    (REGIONS, "3d_flat"), (REGIONS, "2d"), (IGNORE, "3d_fullres"),
-])
+@pytest.mark.parametrize(
+    "dataset, configuration",
+    [
+        (BOXES, "3d_fullres"),
+        (BOXES, "3d_flat"),
+        (BOXES, "2d"),
+        (CLASSES, "3d_fullres"),
+        (REGIONS, "3d_fullres"),
+        (REGIONS, "3d_flat"),
+        (REGIONS, "2d"),
+        (IGNORE, "3d_fullres"),
+    ],
+)
 def test_synthetic_touching_boxes_keep_their_ids(boxes, dataset, configuration):
     folders, plans = boxes
     loader, spy = loader_with_oracle(folders, plans[dataset], configuration, raw_boxes(folders, dataset))
@@ -218,12 +234,24 @@ def test_the_smallest_objects_are_never_taken_for_a_mistake():
     random = np.random.default_rng(0)
     ids = np.zeros((40, 40, 40), dtype=np.float32)
     ids[tuple(random.integers(0, 40, (3, 300)))] = np.arange(1, 301)
-    spatial = SpatialTransform((40, 40, 40), 0, False, p_rotation=1, rotation=(-0.5, 0.5), p_scaling=1, scaling=(0.7, 1.4),
-                               p_synchronize_scaling_across_axes=1, border_mode_seg="constant", padding_value_seg=-1)
+    spatial = SpatialTransform(
+        (40, 40, 40),
+        0,
+        False,
+        p_rotation=1,
+        rotation=(-0.5, 0.5),
+        p_scaling=1,
+        scaling=(0.7, 1.4),
+        p_synchronize_scaling_across_axes=1,
+        border_mode_seg="constant",
+        padding_value_seg=-1,
+    )
     for _ in range(5):
         out = SpatialWithInstances(spatial)(
-            image=torch.zeros(1, 40, 40, 40), segmentation=torch.from_numpy((ids > 0).astype(np.int16))[None],
-            regression_target=torch.from_numpy(ids)[None])
+            image=torch.zeros(1, 40, 40, 40),
+            segmentation=torch.from_numpy((ids > 0).astype(np.int16))[None],
+            regression_target=torch.from_numpy(ids)[None],
+        )
         labels = out["segmentation"][0].clamp(min=0).numpy()
         carried = out["regression_target"][0].numpy().astype(np.int32)
         assert np.count_nonzero((carried > 0) != (labels > 0)) > 0.2 * np.count_nonzero(carried)

@@ -85,11 +85,17 @@ def test_without_settings_nnunets_own_stay_also_those_of_another_variant(boxes):
     assert make_trainer(Both, folders, plans[BOXES], "3d_fullres").num_epochs == 5
 
 
-@pytest.mark.parametrize("settings, says", [
-    ({"wieghts": {}}, "unknown setting 'wieghts' in configuration '3d_fullres' of plans 'nnUNetPlans': allowed are weights"),
-    ({"source": "magic"}, "'source'.*must be null, 'patch' or 'precomputed', got 'magic'"),
-    ({"classes": ["cat"]}, "'classes' names 'cat': the classes of dataset.json are box"),
-])
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (
+            {"wieghts": {}},
+            "unknown setting 'wieghts' in configuration '3d_fullres' of plans 'nnUNetPlans': allowed are weights",
+        ),
+        ({"source": "magic"}, "'source'.*must be null, 'patch' or 'precomputed', got 'magic'"),
+        ({"classes": ["cat"]}, "'classes' names 'cat': the classes of dataset.json are box"),
+    ],
+)
 def test_a_wrong_setting_stops_before_anything_is_written(boxes, settings, says):
     with pytest.raises(SystemExit, match=says):
         make(boxes, **settings)
@@ -99,8 +105,9 @@ def test_a_wrong_setting_stops_before_anything_is_written(boxes, settings, says)
 # --- loss and metrics -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dataset, configuration", [*product([BOXES, CLASSES, REGIONS, IGNORE], ["2d", "3d_fullres"]),
-                                                    (BOXES, "3d_flat")])
+@pytest.mark.parametrize(
+    "dataset, configuration", [*product([BOXES, CLASSES, REGIONS, IGNORE], ["2d", "3d_fullres"]), (BOXES, "3d_flat")]
+)
 @pytest.mark.parametrize("scales", [True, False])
 def test_a_step_of_training_and_validation(boxes, dataset, configuration, scales):
     """Finite loss that moves the weights, with nnU-Net's metrics equal to those of the stock trainer."""
@@ -148,8 +155,11 @@ def test_settings_of_the_loss_each_change_it(boxes):
     outputs = batch = None
     losses = {}
     for name, settings in {
-        "published": {}, "weights": {"weights": {"blob": 3.0}}, "unit": {"scale": "unit"},
-        "criterion": {"criterion": "tversky"}, "pixel": {"pixel_loss": "generalized_dice+focal"},
+        "published": {},
+        "weights": {"weights": {"blob": 3.0}},
+        "unit": {"scale": "unit"},
+        "criterion": {"criterion": "tversky"},
+        "pixel": {"pixel_loss": "generalized_dice+focal"},
     }.items():
         trainer = ready(make(boxes, **settings))
         if outputs is None:
@@ -241,9 +251,14 @@ def _preprocess_again(folder, preprocessed):
     path.write_bytes((preprocessed / "case_0_seg.b2nd").read_bytes())
 
 
-@pytest.mark.parametrize("damage, says", [
-    (_truncate, "is damaged"), (_remove, "is missing"), (_preprocess_again, "is older than its preprocessed segmentation"),
-])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (_truncate, "is damaged"),
+        (_remove, "is missing"),
+        (_preprocess_again, "is older than its preprocessed segmentation"),
+    ],
+)
 def test_a_map_that_cannot_be_trusted_stops_before_the_first_epoch_and_precompute_mends_it(boxes, damage, says):
     from nnunet_instance_trainers.data.precompute import precompute
 

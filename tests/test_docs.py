@@ -1,0 +1,29 @@
+"""What the documentation says is so."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_settings_page_is_what_the_configuration_says():
+    script = runpy.run_path(str(ROOT / "scripts" / "make_settings_page.py"))
+    assert script["PAGE"].read_text() == script["page"](), "run python scripts/make_settings_page.py"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_command_that_the_pages_name_exists():
+    from nnunet_instance_trainers.cli import _parser
+
+    known = set(_parser()._subparsers._group_actions[0].choices)
+    named = {name for page in PAGES for name in re.findall(r"nnunet-instance ([a-z]+)", page.read_text())}
+    assert named and named <= known
