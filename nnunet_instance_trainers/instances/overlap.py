@@ -10,6 +10,11 @@ from torch import Tensor
 __all__ = ["OverlapTable", "Pairs"]
 
 
+def _wide(values: Tensor) -> torch.dtype:
+    """The number format in which values are summed."""
+    return values.dtype if values.device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The pairs (instance, component) that share voxels; all tensors have one entry per pair.
@@ -96,13 +101,25 @@ class OverlapTable:
         return values.reshape(-1)[self._voxel]
 
     def sum_gathered(self, gathered: Tensor) -> Tensor:
-        """Sums (B, n_ids) over each instance of a vector made by :meth:`gather`; column 0 is empty."""
-        sums = gathered.new_zeros(self.batch_size * self.n_ids)
-        return sums.index_add(0, self._row, gathered).view(self.batch_size, self.n_ids)
+        """Sums (B, n_ids) over each instance of a vector made by :meth:`gather`; column 0 is empty.
+
+        Sums are float64 (float32 on MPS, which has no more): a voxel added to a sum of 10^6 in float32 is
+        rounded away by per cents, and backgrounds are small differences of large sums.
+        """
+        sums = gathered.new_zeros(self.batch_size * self.n_ids, dtype=_wide(gathered))
+        return sums.index_add(0, self._row, gathered.to(sums.dtype)).view(self.batch_size, self.n_ids)
 
     def instance_sums(self, values: Tensor) -> Tensor:
         """Sums (B, n_ids) of values (B, *S) over each target instance; column 0 is empty."""
         return self.sum_gathered(self.gather(values))
+
+    def background_sums(self, values: Tensor, gathered: Tensor) -> Tensor:
+        """Sums (B,) of values (B, *S) over the voxels without an instance id, given the gathered values.
+
+        Values must be 0 where voxels are not valid.
+        """
+        total = values.flatten(1).sum(1, dtype=_wide(values))
+        return total - self.sum_gathered(gathered).sum(1)
 
     @property
     def instance_voxels(self) -> Tensor:

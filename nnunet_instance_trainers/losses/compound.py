@@ -26,7 +26,8 @@ class CompoundLoss(nn.Module):
         terms: instance terms by name, called with (output, target, instances).
         weights: a weight for ``"pixel"`` and for each term.
         scale_weights: with deep supervision, a weight per scale for the instance terms, as long as the lists
-            that :meth:`forward` gets; scales of weight 0 are not computed. None without deep supervision.
+            that :meth:`forward` gets; scales of weight 0 are not computed, one must be above 0. None without
+            deep supervision.
 
     Attributes:
         values: the last value of each part, before weighing and detached, for monitoring.
@@ -73,5 +74,5 @@ class CompoundLoss(nn.Module):
     def _over_scales(self, term: nn.Module, output, target, instances) -> Tensor:  # type: ignore[no-untyped-def]
         if self.scale_weights is None:
             return term(output, target, instances)
-        scales = zip(self.scale_weights, output, target, instances)
+        scales = zip(self.scale_weights, output, target, instances, strict=True)
         return torch.stack([weight * term(*scale) for weight, *scale in scales if weight != 0]).sum()

@@ -158,7 +158,8 @@ class GeneralizedDice(OverlapCriterion):
 class BinaryCrossEntropy(PointwiseCriterion):
     """Binary cross-entropy, the mean of -log p where the target is 1 and of -log(1 - p) where it is 0.
 
-    Logarithms are cut at -100 as torch does, so p = 0 and p = 1 stay finite.
+    Logarithms are cut at -100 as torch does, so p = 0 and p = 1 stay finite. Where a sigmoid has reached
+    exactly 0 or 1 (in float32 beyond logits of about 17) the gradient at the logit is 0.
     """
 
     def positive(self, p: Tensor) -> Tensor:
@@ -174,10 +175,17 @@ class Focal(PointwiseCriterion):
 
     ``alpha`` weighs the voxels whose target is 1, 1 - alpha the others (0.75 as in the inverse-weighting
     paper); None weighs both by 1. With gamma = 0 and alpha = None it is :class:`BinaryCrossEntropy`.
+
+    Raises:
+        ValueError: gamma is negative or between 0 and 1, where the gradient at q = 1 is infinite.
     """
 
     gamma: float = 2.0
     alpha: float | None = 0.75
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0 or 0 < self.gamma < 1:
+            raise ValueError(f"gamma of the focal loss must be 0 or at least 1, got {self.gamma}")
 
     def positive(self, p: Tensor) -> Tensor:
         weight = 1.0 if self.alpha is None else self.alpha
@@ -200,15 +208,18 @@ CRITERIA: dict[str, type[Criterion]] = {
 }
 
 # The pixel loss of the instance-loss and ICI papers weighs both classes of its focal part alike.
-_NAMED_SUMS: dict[str, tuple[Criterion, ...]] = {"generalized_dice+focal": (GeneralizedDice(), Focal(alpha=None))}
+_PUBLISHED_SUMS: dict[tuple[str, ...], tuple[Criterion, ...]] = {
+    ("focal", "generalized_dice"): (GeneralizedDice(), Focal(alpha=None))
+}
 
 
 def resolve(criterion: CriterionSpec) -> tuple[Criterion, ...]:
     """The criteria that a name, a sum of names, a table of parameters or an object stands for.
 
     Args:
-        criterion: a name of :data:`CRITERIA`; names joined by "+"; a mapping from names to their parameters
-            (the form for settings in JSON); a criterion; or a sequence of criteria.
+        criterion: a name of :data:`CRITERIA`; names joined by "+" (in "generalized_dice+focal" focal has no
+            alpha, as in the papers that use that sum); a mapping from names to their parameters (the form for
+            settings in JSON); a criterion; or a sequence of criteria.
 
     Returns:
         The criteria whose losses are to be added.
@@ -223,9 +234,9 @@ def resolve(criterion: CriterionSpec) -> tuple[Criterion, ...]:
     if isinstance(criterion, Criterion):
         return (criterion,)
     if isinstance(criterion, str):
-        if criterion in _NAMED_SUMS:
-            return _NAMED_SUMS[criterion]
-        criterion = {name.strip(): {} for name in criterion.split("+")}
+        names = [name.strip() for name in criterion.split("+")]
+        published = _PUBLISHED_SUMS.get(tuple(sorted(names)))
+        return published or tuple(_from_parameters(name, {}) for name in names)
     if isinstance(criterion, Mapping) and criterion:
         return tuple(_from_parameters(name, parameters) for name, parameters in criterion.items())
     if isinstance(criterion, Sequence) and criterion:

@@ -63,8 +63,7 @@ def blob_loss(
     if reduction == "mean":
         return blob_terms(probabilities, instances, criterion=criterion, valid=valid).mean()
     if reduction == "none":
-        table, losses = _instance_losses(probabilities, instances, criterion, valid)
-        return losses[table.instance_voxels > 0]
+        return _blob_losses(probabilities, instances, criterion, valid)[0]
     raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
 
 
@@ -73,30 +72,34 @@ def blob_terms(
     probabilities: Tensor, instances: Tensor, *, criterion: CriterionSpec = "dice", valid: Tensor | None = None
 ) -> Average:
     """:func:`blob_loss` as sum over samples and number of samples that have an instance."""
-    table, losses = _instance_losses(probabilities, instances, criterion, valid)
-    present = table.instance_voxels > 0
-    n_instances = present.sum(1)
-    per_sample = torch.where(present, losses, 0).sum(1) / n_instances.clamp(min=1)
+    losses, sample = _blob_losses(probabilities, instances, criterion, valid)
+    n_instances = torch.bincount(sample, minlength=len(instances))
+    per_sample = losses.new_zeros(len(instances)).index_add(0, sample, losses) / n_instances.clamp(min=1)
     return Average(per_sample.sum(), (n_instances > 0).sum())
 
 
-def _instance_losses(
+def _blob_losses(
     probabilities: Tensor, instances: Tensor, criterion: CriterionSpec, valid: Tensor | None
-) -> tuple[OverlapTable, Tensor]:
-    """The table and the loss (B, n_ids) of each instance on its own domain; absent ids hold a finite number."""
-    _check(probabilities, instances)
-    if valid is not None:
-        probabilities = probabilities.masked_fill(~valid, 0)
+) -> tuple[Tensor, Tensor]:
+    """The loss of each instance on its own domain, and the sample that it belongs to."""
+    probabilities = _checked(probabilities, instances, valid)
     table = OverlapTable(instances, valid=valid)
+    sample, instance = (table.instance_voxels > 0).nonzero(as_tuple=True)
+    return _region_losses(probabilities, table, criterion, sample, instance), sample
+
+
+def _region_losses(
+    probabilities: Tensor, table: OverlapTable, criterion: CriterionSpec, sample: Tensor, instance: Tensor
+) -> Tensor:
+    """The criterion on the domains {background, instance}, for a list of (sample, instance)."""
     inside = table.gather(probabilities)
-    n_positive, n_negative = table.instance_voxels, table.background_voxels[:, None]
-    losses = probabilities.new_zeros(n_positive.shape)
+    n_positive, n_negative = table.instance_voxels[sample, instance], table.background_voxels[sample]
+    losses = []
     for part in resolve(criterion):
-        everywhere = part.negative(probabilities).flatten(1).sum(1, keepdim=True)
-        background = everywhere - table.sum_gathered(part.negative(inside)).sum(1, keepdim=True)
-        positive = table.sum_gathered(part.positive(inside))
-        losses = losses + part(positive, background, n_positive, n_negative)
-    return table, losses
+        positive = table.sum_gathered(part.positive(inside))[sample, instance]
+        negative = table.background_sums(part.negative(probabilities), part.negative(inside))[sample]
+        losses.append(part(positive, negative, n_positive, n_negative))
+    return torch.stack(losses).sum(0).to(probabilities.dtype)
 
 
 @in_full_precision
@@ -132,15 +135,20 @@ def pixel_terms(
     probabilities: Tensor, target: Tensor, *, criterion: CriterionSpec = "dice", valid: Tensor | None = None
 ) -> Average:
     """:func:`pixel_loss` as sum over samples and number of samples."""
+    probabilities = _checked(probabilities, target, valid)
     # The image is one region, so all its foreground is one instance, and an image without any is a region too.
-    table, losses = _instance_losses(probabilities, (target > 0).to(torch.int32), criterion, valid)
-    count = torch.tensor(table.batch_size, device=probabilities.device)
-    return Average(losses[:, -1].sum(), count)
+    table = OverlapTable((target > 0).to(torch.int32), valid=valid)
+    sample = torch.arange(len(target), device=target.device)
+    losses = _region_losses(probabilities, table, criterion, sample, torch.full_like(sample, table.n_ids - 1))
+    return Average(losses.sum(), torch.tensor(len(target), device=target.device))
 
 
-def _check(probabilities: Tensor, instances: Tensor) -> None:
-    if probabilities.shape != instances.shape:
-        raise ValueError(
-            "probabilities and instances must have one shape (B, *S), "
-            f"got {tuple(probabilities.shape)} and {tuple(instances.shape)}"
-        )
+def _checked(probabilities: Tensor, ids: Tensor, valid: Tensor | None) -> Tensor:
+    """The probabilities, 0 where voxels are ignored, once all shapes are found to agree."""
+    for name, other in (("ids", ids), ("valid", valid)):
+        if other is not None and other.shape != probabilities.shape:
+            raise ValueError(
+                f"probabilities and {name} must have one shape (B, *S), "
+                f"got {tuple(probabilities.shape)} and {tuple(other.shape)}"
+            )
+    return probabilities if valid is None else probabilities.masked_fill(~valid, 0)

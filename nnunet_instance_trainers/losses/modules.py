@@ -65,6 +65,8 @@ class ClassLoss(nn.Module):
         super().__init__()
         self.criterion = resolve(criterion)
         self.regions = regions
+        if classes is not None and not len(classes):
+            raise ValueError("classes must name at least one channel, or be None for all")
         self.classes = None if classes is None else tuple(classes)
         self.ignore_label = ignore_label
         self.from_logits = from_logits
@@ -85,8 +87,8 @@ class ClassLoss(nn.Module):
             valid = None if target.shape[1] == n_channels else ~target[:, -1].bool()
         else:
             valid = None if self.ignore_label is None else target[:, 0] != self.ignore_label
-        default = range(n_channels) if self.regions else range(1, n_channels)
-        for channel, probabilities in self._probabilities(output, self.classes or tuple(default)):
+        channels = self.classes or tuple(range(0 if self.regions else 1, n_channels))
+        for channel, probabilities in self._probabilities(output, channels):
             mask = target[:, channel].bool() if self.regions else target[:, 0] == channel
             if instances is None:
                 ids = mask.to(torch.int32)
@@ -106,6 +108,9 @@ class ClassLoss(nn.Module):
             yield channel, output[:, channel].sigmoid() if needs_sigmoid else output[:, channel]
 
     def _check(self, output: Tensor, target: Tensor, instances: Tensor | None) -> None:
+        lowest, highest = 0 if self.regions else 1, output.shape[1] - 1
+        if self.classes is not None and not all(lowest <= channel <= highest for channel in self.classes):
+            raise ValueError(f"classes must be channels from {lowest} to {highest}, got {self.classes}")
         n_ids = output.shape[1] if self.regions else 1
         n_targets = (n_ids, n_ids + 1) if self.regions else (1,)
         spatial = output.shape[2:]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import product
+from operator import add
 
 import numpy as np
 import pytest
@@ -22,24 +23,30 @@ def random_pair(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarr
     return ids, np.where(labels > 0, labels % 2 + 1, 0)
 
 
-def neighbours(voxel: tuple[int, ...], labels: np.ndarray) -> list[tuple[int, tuple[int, ...]]]:
-    """The neighbours of a voxel that are of its class, each with 1 for a face, 2 for an edge, 3 for a corner."""
-    around = []
-    for offset in product((-1, 0, 1), repeat=labels.ndim):
-        other = tuple(np.add(voxel, offset))
-        inside = all(0 <= x < n for x, n in zip(other, labels.shape))
-        if any(offset) and inside and labels[other] == labels[voxel]:
-            around.append((sum(map(abs, offset)), other))
-    return around
+Voxel = tuple[int, ...]
+
+
+def neighbourhoods(labels: np.ndarray) -> dict[Voxel, list[tuple[int, Voxel]]]:
+    """For each foreground voxel its neighbours of the same class, each with 1 for a face, 2 for an edge, 3 for a corner."""
+    classes = {tuple(v): labels[tuple(v)] for v in np.argwhere(labels).tolist()}
+    offsets = [offset for offset in product((-1, 0, 1), repeat=labels.ndim) if any(offset)]
+    found: dict[Voxel, list[tuple[int, Voxel]]] = {}
+    for voxel, label in classes.items():
+        others = [(sum(map(abs, offset)), tuple(map(add, voxel, offset))) for offset in offsets]
+        found[voxel] = [(distance, other) for distance, other in others if classes.get(other) == label]
+    return found
 
 
 def rounds(ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """In which round each foreground voxel gets its id, voxel by voxel: 0 has one, -1 is never reached."""
+    near = neighbourhoods(labels)
     at = np.where((ids > 0) & (labels > 0), 0, -1)
-    for number in range(1, labels.size + 1):
-        front = [v for v in zip(*np.nonzero((labels > 0) & (at < 0))) if any(at[w] >= 0 for _, w in neighbours(v, labels))]
-        for voxel in front:
-            at[voxel] = number
+    front = [tuple(v) for v in np.argwhere(at == 0).tolist()]
+    while front:
+        reached = {other for voxel in front for _, other in near[voxel] if at[other] < 0}
+        for voxel in reached:
+            at[voxel] = at[front[0]] + 1
+        front = list(reached)
     return at
 
 
@@ -53,9 +60,11 @@ def test_equals_plain_loops(shape: tuple[int, ...], seed: int) -> None:
     foreground = labels > 0
     assert ((repaired > 0) == foreground).all()
     assert (repaired[at == 0] == ids[at == 0]).all()
-    for voxel in zip(*np.nonzero(at > 0)):
-        earlier = [(far, w) for far, w in neighbours(voxel, labels) if 0 <= at[w] < at[voxel]]
-        assert repaired[voxel] in {repaired[w] for far, w in earlier if far == min(earlier)[0]}
+    for voxel, around in neighbourhoods(labels).items():
+        earlier = [(distance, other) for distance, other in around if 0 <= at[other] < at[voxel]]
+        assert not earlier or repaired[voxel] in {
+            repaired[other] for distance, other in earlier if distance == min(earlier)[0]
+        }
     assert astray == (foreground & ((at < 0) | (at > 1))).sum()
 
 

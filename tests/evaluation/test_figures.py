@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from geometry import Box, paint
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from scipy import ndimage
+
+from nnunet_instance_trainers.evaluation import detect, figures
+
+COLOURS = {"truth": "#ffd54a", "found": "#2ca02c", "missed": "#3b8cff", "false": "#ff3b30"}
+SHAPE = (24, 36)
+LEFT, MIDDLE, RIGHT = Box((3, 3), (8, 9)), Box((14, 14), (20, 19)), Box((4, 27), (9, 32))
+Marks = dict[str, set[Box]]
+
+
+@pytest.fixture
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Marks]]]:
+    """Draws, reads the picture back, and says for each row and panel which boxes are marked in which colour."""
+    drawn = []
+
+    class Recorded(Figure):
+        def __init__(self, **options: object) -> None:
+            super().__init__(**options)
+            drawn.append(self)
+
+    monkeypatch.setattr(figures, "Figure", Recorded)
+
+    def draw_and_read(images: dict, detections: dict) -> list[dict[str, Marks]]:
+        file = tmp_path / "comparison.png"
+        figures.compare_models(file, images, detections, "a note")
+        assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        pixels = imread(file)[..., :3]
+        titles = ["image", "truth", *detections]
+        panels = [panel_pixels(pixels, axis.get_position().extents) for axis in drawn[-1].axes]
+        rows = [panels[start : start + len(titles)] for start in range(0, len(panels), len(titles))]
+        assert [axis.get_title() for axis in drawn[-1].axes[: len(titles)]] == titles
+        return [{title: marks(panel) for title, panel in zip(titles, row)} for row in rows]
+
+    return draw_and_read
+
+
+def panel_pixels(pixels: np.ndarray, extents: tuple[float, float, float, float]) -> np.ndarray:
+    """The pixels inside the axes, whose place is in shares of the picture, from below."""
+    height, width = pixels.shape[:2]
+    left, low, right, high = extents
+    return pixels[round((1 - high) * height) : round((1 - low) * height), round(left * width) : round(right * width)]
+
+
+def marks(panel: np.ndarray) -> Marks:
+    """The outlines of each colour, as boxes of whole voxels; what lies within an outline belongs to it."""
+    found: Marks = {}
+    for state, colour in COLOURS.items():
+        drawn = np.abs(panel - to_rgb(colour)).max(-1) < 0.15
+        blobs, _ = ndimage.label(ndimage.binary_fill_holes(drawn), np.ones((3, 3)))
+        scale = np.divide(SHAPE, panel.shape[:2])
+        places = [np.array([(axis.start, axis.stop) for axis in place]) for place in ndimage.find_objects(blobs)]
+        if places:
+            found[state] = {Box(*map(tuple, np.rint(place.T * scale).astype(int).tolist())) for place in places}
+    return found
+
+
+def ramp(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=float).reshape(shape)
+
+
+def boxes(*items: Box, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return paint(shape, items).numpy()
+
+
+def test_every_object_has_one_mark_in_the_colour_of_its_state(draw: Callable) -> None:
+    shifted = Box((5, 4), (10, 10))
+    truth = boxes(LEFT, MIDDLE)
+    models = {"mixed": boxes(shifted, RIGHT), "perfect": truth, "silent": boxes()}
+    (row,) = draw({"case": ramp(*SHAPE)}, {name: {"case": [detect(truth, mask)]} for name, mask in models.items()})
+    assert row == {
+        "image": {},
+        "truth": {"truth": {LEFT, MIDDLE}},
+        "mixed": {"found": {shifted}, "missed": {MIDDLE}, "false": {RIGHT}},
+        "perfect": {"found": {LEFT, MIDDLE}},
+        "silent": {"missed": {LEFT, MIDDLE}},
+    }
+
+
+def test_without_true_objects_everything_is_false(draw: Callable) -> None:
+    (row,) = draw({"case": ramp(*SHAPE)}, {"model": {"case": [detect(boxes(), boxes(LEFT, RIGHT))]}})
+    assert row == {"image": {}, "truth": {}, "model": {"false": {LEFT, RIGHT}}}
+
+
+def test_rows_are_cases_and_classes_are_drawn_together(draw: Callable) -> None:
+    classes = [detect(boxes(LEFT), boxes(LEFT)), detect(boxes(RIGHT), boxes(MIDDLE))]
+    images = {"first": ramp(*SHAPE), "second": np.zeros(SHAPE)}  # an image of one grey value can be drawn too
+    first, second = draw(images, {"model": {"first": classes, "second": [detect(boxes(MIDDLE), boxes())]}})
+    assert first["truth"] == {"truth": {LEFT, RIGHT}}
+    assert first["model"] == {"found": {LEFT}, "missed": {RIGHT}, "false": {MIDDLE}}
+    assert second["model"] == {"missed": {MIDDLE}}
+
+
+def test_of_a_volume_the_fullest_slice_is_drawn_and_judged_by_the_volume(draw: Callable) -> None:
+    """In that slice LEFT is met by nothing and the component RIGHT meets nothing; in others they do."""
+    truth, mask = np.zeros((4, *SHAPE), int), np.zeros((4, *SHAPE), int)
+    truth[0], truth[1], truth[2] = 3 * boxes(RIGHT), boxes(LEFT), boxes(LEFT, MIDDLE)
+    mask[0], mask[1], mask[2] = boxes(RIGHT), boxes(LEFT, RIGHT), boxes(RIGHT)
+    (row,) = draw({"case": ramp(4, *SHAPE)}, {"model": {"case": [detect(truth, mask)]}})
+    assert row["truth"] == {"truth": {LEFT, MIDDLE}}
+    assert row["model"] == {"found": {RIGHT}, "missed": {MIDDLE}}
