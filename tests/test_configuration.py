@@ -22,7 +22,7 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
     "pixel_loss": (
         "'nnunet' or a criterion",
         ["nnunet", "dice", "generalized_dice+focal", {"focal": {"gamma": 1}}],
-        ["nnUNet", "", None, 1, [], {"focal": {"beta": 1}}],
+        ["nnUNet", "", None, 1, [], {"focal": {"beta": 1}}, {"focal": {"gamma": -1}}],
     ),
     "scale": ("'published' or 'unit'", ["published", "unit"], ["Unit", "", None, 1]),
     "criterion": (
@@ -125,7 +125,7 @@ def test_a_bad_value_is_refused_with_what_is_allowed(name: str, allowed: str, va
     [
         ("criterion", {"tversky": {"alpha": "0.3"}}),
         ("criterion", {"dice": {"smooth": None}}),
-        ("pixel_loss", {"focal": {"gamma": [2]}}),
+        ("pixel_loss", {"asl": {"beta": [1.5]}}),
         ("weights", {"blob": float("inf")}),
         ("initial_lr", float("inf")),
     ],
@@ -143,7 +143,9 @@ def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("overrides", [[], "blob", 3, None])
 def test_what_is_no_dictionary_is_refused(overrides: object) -> None:
-    with pytest.raises(UserError, match=f"'instance_training' in {WHERE} must be a dictionary, got {re.escape(repr(overrides))}"):
+    with pytest.raises(
+        UserError, match=f"'instance_training' in {WHERE} must be a dictionary, got {re.escape(repr(overrides))}"
+    ):
         resolve(overrides)
 
 

@@ -98,8 +98,10 @@ class ClassLoss(nn.Module):
 
     def _probabilities(self, output: Tensor, channels: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         if self.from_logits and not self.regions and output.shape[1] == 2:
-            # The softmax of two channels is the sigmoid of their difference, at half the cost.
-            yield 1, (output[:, 1] - output[:, 0]).sigmoid()
+            # The softmax of two channels is the sigmoid of their difference, at half the cost. unbind, since the
+            # gradient of an index would first fill a whole output with zeros.
+            background, foreground = output.unbind(1)
+            yield 1, (foreground - background).sigmoid()
             return
         if self.from_logits and not self.regions:
             output = output.softmax(1)

@@ -89,7 +89,9 @@ def test_the_temporary_name_is_hidden_and_keeps_the_ending(tmp_path: Path) -> No
 # --- maps -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape, chunks, blocks", [((9, 8, 7), (4, 8, 5), (2, 4, 3)), ((1, 16, 13), (1, 8, 8), (1, 4, 8))])
+@pytest.mark.parametrize(
+    "shape, chunks, blocks", [((9, 8, 7), (4, 8, 5), (2, 4, 3)), ((1, 16, 13), (1, 8, 8), (1, 4, 8))]
+)
 def test_a_map_returns_its_ids_in_the_chunks_of_the_segmentation(
     tmp_path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], blocks: tuple[int, ...]
 ) -> None:

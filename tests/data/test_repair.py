@@ -27,7 +27,7 @@ Voxel = tuple[int, ...]
 
 
 def neighbourhoods(labels: np.ndarray) -> dict[Voxel, list[tuple[int, Voxel]]]:
-    """For each foreground voxel its neighbours of the same class, each with 1 for a face, 2 for an edge, 3 for a corner."""
+    """For each foreground voxel its neighbours of the same class, with 1 for a face, 2 for an edge, 3 for a corner."""
     classes = {tuple(v): labels[tuple(v)] for v in np.argwhere(labels).tolist()}
     offsets = [offset for offset in product((-1, 0, 1), repeat=labels.ndim) if any(offset)]
     found: dict[Voxel, list[tuple[int, Voxel]]] = {}

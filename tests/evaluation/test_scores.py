@@ -79,16 +79,19 @@ def test_hand_numbers() -> None:
 
 
 def test_ratios_of_counts_off_the_symmetric_case() -> None:
-    counts = Counts(instances=8, components=5, found=2, hits=4, matched=1, target_voxels=100, predicted_voxels=50,
-                    shared_voxels=30)
-    assert ratios(counts) == pytest.approx({
-        "sensitivity": 2 / 8,
-        "precision": 4 / 5,
-        "f1": 2 * (1 / 4) * (4 / 5) / (1 / 4 + 4 / 5),
-        "f1_iou": 2 / 13,
-        "dice": 60 / 150,
-        "volume_ratio": 1 / 2,
-    })
+    counts = Counts(
+        instances=8, components=5, found=2, hits=4, matched=1, target_voxels=100, predicted_voxels=50, shared_voxels=30
+    )
+    assert ratios(counts) == pytest.approx(
+        {
+            "sensitivity": 2 / 8,
+            "precision": 4 / 5,
+            "f1": 2 * (1 / 4) * (4 / 5) / (1 / 4 + 4 / 5),
+            "f1_iou": 2 / 13,
+            "dice": 60 / 150,
+            "volume_ratio": 1 / 2,
+        }
+    )
     assert (counts.missed, counts.false) == (6, 1)
 
 
@@ -178,7 +181,9 @@ def test_crumbs_raise_f1_and_lower_what_is_one_to_one() -> None:
     crumbs[:9:2, :9:2] = 1
     honest, gamed = (detect(instances, false + hit).counts for hit in (instances == 1, crumbs))
     assert (honest.components, gamed.components, honest.missed, gamed.missed) == (3, 27, 1, 1)
-    assert (honest.f1, gamed.f1) == pytest.approx((2 * (1 / 2) * (1 / 3) / (5 / 6), 2 * (1 / 2) * (25 / 27) / (77 / 54)))
+    assert (honest.f1, gamed.f1) == pytest.approx(
+        (2 * (1 / 2) * (1 / 3) / (5 / 6), 2 * (1 / 2) * (25 / 27) / (77 / 54))
+    )
     assert gamed.f1 > honest.f1
     assert (honest.f1_iou, gamed.f1_iou) == (2 / 5, 0)
     assert gamed.volume_ratio < 0.4 < 1 <= honest.volume_ratio
