@@ -1,9 +1,10 @@
-"""Functional core: objects in label images and the table of their overlaps.
+"""Functional core: objects in id images and the table of their overlaps.
 
 Knows torch, numpy and cc3d, and nothing of nnU-Net. Losses and metrics are short functions of what is here.
 """
 
-from nnunet_instance_trainers.instances.components import label_components
+from nnunet_instance_trainers.instances.components import label_batch, label_components
+from nnunet_instance_trainers.instances.objects import Objects
 from nnunet_instance_trainers.instances.overlap import OverlapTable
 
-__all__ = ["OverlapTable", "label_components"]
+__all__ = ["Objects", "OverlapTable", "label_batch", "label_components"]
