@@ -285,6 +285,18 @@ def test_configure_refuses_and_writes_nothing(preprocessed: Path, arguments: lis
     assert contents(preprocessed) == before
 
 
+def test_a_write_that_fails_leaves_nothing(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_the_disk(path: Path, text: str) -> None:
+        path.write_bytes(text.encode()[:10])
+        raise OSError(28, "No space left on device")
+
+    before = contents(preprocessed)
+    monkeypatch.setattr(Path, "write_text", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        cli.main(["configure", "-d", "27", "-o", "Mine", "seed=1"])
+    assert contents(preprocessed) == before
+
+
 def test_configure_knows_regions(preprocessed: Path) -> None:
     regions = {"background": 0, "whole": [1, 2], "core": [2]}
     (preprocessed / "Dataset027_Lesions" / "dataset.json").write_text(json.dumps({"labels": regions}))
