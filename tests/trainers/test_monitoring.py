@@ -89,7 +89,6 @@ def test_a_training_resumed_without_its_file_goes_on(tmp_path: Path) -> None:
     assert [row["epoch"] for row in read(tmp_path / "losses.csv")] == ["7"]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="bug: rows of another set of parts cannot be written")
 def test_a_training_resumed_with_a_term_less_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "losses.csv"
     record_epochs(LossRecord(file, PARTS, first_epoch=0), range(2), value=1.0)
