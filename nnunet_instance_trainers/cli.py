@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     configure.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="configurations to set (default: all)")
     configure.add_argument(
         "settings",
-        nargs="+",
+        nargs="*",
         metavar="KEY=VALUE",
         help="a setting and its value in JSON, such as num_epochs=250, weights.blob=0.5 or source=patch",
     )
@@ -125,8 +125,11 @@ def _pass_through(command: str, arguments: Sequence[str]) -> None:
 
 def _check_training_arguments(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("dataset", nargs="?")
+    for positional in ("dataset", "configuration", "fold"):
+        parser.add_argument(positional, nargs="?")
     parser.add_argument("-p", default="nnUNetPlans")
+    for with_value in ("-tr", "-pretrained_weights", "-num_gpus", "-device"):
+        parser.add_argument(with_value)
     known, _ = parser.parse_known_args(arguments)
     if known.dataset is not None and not {"-h", "--help"} & set(arguments):
         _plans_file(_dataset_name(known.dataset), known.p)
@@ -137,23 +140,29 @@ def _configure(arguments: argparse.Namespace) -> None:
     from nnunet_instance_trainers.data.maps import write_atomically
 
     file = _plans_file(_dataset_name(arguments.d), arguments.p)
-    if arguments.o == arguments.p:
-        raise UserError(f"-o must differ from -p {arguments.p!r}: name the copy")
-    plans = json.loads(file.read_text())
-    labels = json.loads((file.parent / "dataset.json").read_text())
-    chosen = arguments.c or list(plans["configurations"])
+    target = file.with_name(f"{Path(arguments.o).name}.json")
+    if arguments.o in ("", arguments.p) or target.stem != arguments.o:
+        raise UserError(f"-o {arguments.o!r} is no name for a copy of {arguments.p!r}: give another name, not a path")
+    plans, dataset = _read_json(file), _read_json(file.parent / "dataset.json")
+    if target.exists() and not any(PLANS_KEY in plan for plan in _read_json(target)["configurations"].values()):
+        raise UserError(f"{target} exists and was not made by 'configure': give another name with -o")
+    # Names of configurations hold no "=", so what -c took of the settings can be told from them.
+    pairs = [pair for pair in arguments.c or () if "=" in pair] + arguments.settings
+    chosen = [name for name in arguments.c or () if "=" not in name] or list(plans["configurations"])
     unknown = sorted(set(chosen) - set(plans["configurations"]))
     if unknown:
         raise UserError(f"{file} has no configuration {unknown[0]!r}: there are {', '.join(plans['configurations'])}")
-    overrides = _parse_settings(arguments.settings)
-    has_regions = any(isinstance(label, list) and len(label) > 1 for label in labels["labels"].values())
+    overrides = _parse_settings(pairs)
+    has_regions = any(isinstance(label, list) and len(label) > 1 for label in dataset["labels"].values())
     for name in chosen:
-        merged = {**plans["configurations"][name].get(PLANS_KEY, {}), **overrides}
+        earlier = plans["configurations"][name].get(PLANS_KEY, {})
+        merged = {**earlier, **overrides}
+        if isinstance(overrides.get("weights"), dict):
+            merged["weights"] = {**earlier.get("weights", {}), **overrides["weights"]}
         settings = Settings.resolve(object, merged, where=f"configuration {name!r}")
-        settings.channels(labels["labels"], has_regions)
+        settings.channels(dataset["labels"], has_regions)
         plans["configurations"][name][PLANS_KEY] = merged
     plans["plans_name"] = arguments.o
-    target = file.with_name(f"{arguments.o}.json")
     with write_atomically(target) as temporary:
         temporary.write_text(json.dumps(plans, indent=4))
     print(f"wrote {target}; train with -p {arguments.o}")
@@ -161,6 +170,8 @@ def _configure(arguments: argparse.Namespace) -> None:
 
 def _parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``["num_epochs=5", "weights.blob=0.5"]`` as the nested dictionary that plans hold."""
+    if not pairs:
+        raise UserError("no settings given: add KEY=VALUE, such as num_epochs=250")
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -174,6 +185,8 @@ def _parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         place = settings
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"setting {parent!r} is given as a whole and in parts ({key}): choose one")
         place[last] = value
     return settings
 
@@ -211,6 +224,13 @@ def _dataset_name(dataset: str) -> str:
         found = f"{len(names)} datasets have the id {dataset}" if names else f"there is no dataset {dataset}"
         raise UserError(f"{found} in {folder}: run 'nnUNetv2_plan_and_preprocess -d {dataset}', or give the full name")
     return names[0]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"cannot read {file}: run 'nnUNetv2_plan_and_preprocess' for this dataset again") from None
 
 
 def _plans_file(dataset_name: str, plans: str) -> Path:

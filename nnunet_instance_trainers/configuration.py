@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import Any
 
 from nnunet_instance_trainers.errors import UserError
@@ -25,7 +26,7 @@ PLANS_KEY = "instance_training"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def _is_weights(value: object) -> bool:
@@ -173,19 +174,24 @@ class Settings:
         unknown = sorted(set(overrides) - set(names))
         if unknown:
             raise UserError(f"unknown setting {unknown[0]!r} in {where}: allowed are {', '.join(names)}")
-        for setting in fields(cls):
-            if setting.name in overrides and not setting.metadata["check"](overrides[setting.name]):
-                raise UserError(
-                    f"setting {setting.name!r} in {where} must be {setting.metadata['allowed']}, "
-                    f"got {overrides[setting.name]!r}"
-                )
         own = {name: getattr(trainer, name) for name in names if hasattr(trainer, name)}
-        settings = replace(cls(), **own)
-        weights = {**settings.weights, **overrides.get("weights", {})}
-        settings = replace(settings, **{**overrides, "weights": weights})
+        settings = cls()
+        for values, place in ((own, f"trainer {trainer.__name__}"), (overrides, where)):
+            cls._check(values, place)
+            weights = {**settings.weights, **values.get("weights", {})}
+            settings = replace(settings, **{**values, "weights": weights})
         if settings.scale == "unit" and not settings.weights["pixel"] > 0:
             raise UserError(f"setting 'scale' in {where} can only be 'unit' with a pixel weight above 0")
         return settings
+
+    @classmethod
+    def _check(cls, values: Mapping[str, Any], where: str) -> None:
+        for setting in fields(cls):
+            if setting.name in values and not setting.metadata["check"](values[setting.name]):
+                raise UserError(
+                    f"setting {setting.name!r} in {where} must be {setting.metadata['allowed']}, "
+                    f"got {values[setting.name]!r}"
+                )
 
     @property
     def effective_weights(self) -> dict[str, float]:
@@ -216,6 +222,7 @@ class Settings:
                 f"setting 'classes' names {unknown[0]!r}: the classes of dataset.json are {', '.join(foreground)}"
             )
         if has_regions:
-            return [foreground.index(name) for name in foreground if name in chosen]
+            return [channel for channel, name in enumerate(foreground) if name in chosen]
         # nnU-Net also takes a list of one label for a label.
-        return sorted(label[0] if isinstance(label, (list, tuple)) else label for label in map(labels.get, chosen))
+        values = [labels[name] for name in chosen]
+        return sorted({value[0] if isinstance(value, (list, tuple)) else value for value in values})

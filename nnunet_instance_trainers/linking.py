@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def link() -> Path:
         temporary.write_text(_LINK)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses even this
+            temporary.unlink()
         raise UserError(_cannot(path, error)) from None
     return path
 
@@ -92,7 +94,7 @@ def check_torchvision() -> None:
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"torch and torchvision do not fit together ({reason}), so nnU-Net cannot find external trainers: "
             "install both from the same index, 'pip install --force-reinstall torch torchvision'"

@@ -131,12 +131,6 @@ def called(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str
     return calls
 
 
-OPTIONS_FIRST = pytest.mark.xfail(
-    strict=True, raises=SystemExit, reason="bug: an option's value is taken for the dataset"
-)
-PREFIX = pytest.mark.xfail(strict=True, raises=SystemExit, reason="bug: -pretrained_weights is taken for -p")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -144,8 +138,8 @@ PREFIX = pytest.mark.xfail(strict=True, raises=SystemExit, reason="bug: -pretrai
         ["Dataset027_Lesions", "2d", "all", "-tr", "nnUNetTrainerBlob", "-p", "nnUNetPlans", "--npz", "-device", "cpu"],
         ["--help"],
         [],
-        pytest.param(["-tr", "nnUNetTrainerBlob", "27", "2d", "0"], marks=OPTIONS_FIRST),
-        pytest.param(["27", "2d", "0", "-pretrained_weights", "weights.pth"], marks=PREFIX),
+        (["-tr", "nnUNetTrainerBlob", "27", "2d", "0"]),
+        (["27", "2d", "0", "-pretrained_weights", "weights.pth"]),
     ],
 )
 def test_train_hands_all_arguments_to_nnunet(called: list, arguments: list[str]) -> None:
@@ -198,7 +192,6 @@ def test_a_setting_without_a_value_is_refused() -> None:
         cli._parse_settings(["seed=1", "num_epochs"])
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, AttributeError), reason="bug: a traceback")
 @pytest.mark.parametrize("pairs", [["weights=3", "weights.blob=1"], ["criterion=dice", "criterion.tversky.alpha=1"]])
 def test_a_part_of_what_has_no_parts_is_refused(pairs: list[str]) -> None:
     with pytest.raises(UserError):
@@ -227,15 +220,12 @@ def test_configure_writes_a_copy_with_the_settings(preprocessed: Path, capsys: p
     assert capsys.readouterr().out == f"wrote {preprocessed / name}; train with -p Mine\n"
 
 
-OPTION_LAST = pytest.mark.xfail(strict=True, raises=SystemExit, reason="bug: -c takes KEY=VALUE for a configuration")
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         ["-d", "Dataset027_Lesions", "-c", "2d", "-o", "Mine", "seed=1"],
         ["seed=1", "-d", "27", "-o", "Mine", "-c", "2d"],
-        pytest.param(["-d", "27", "-o", "Mine", "-c", "2d", "seed=1"], marks=OPTION_LAST),  # as the usage line has it
+        (["-d", "27", "-o", "Mine", "-c", "2d", "seed=1"]),  # as the usage line has it
     ],
 )
 def test_configure_sets_the_chosen_configurations_only(preprocessed: Path, arguments: list[str]) -> None:
@@ -257,7 +247,6 @@ def test_a_copy_of_a_copy_keeps_earlier_settings(preprocessed: Path) -> None:
     assert settings == {"seed": 1, "num_epochs": 7, "source": "patch"}
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the new weights replace the earlier ones instead of merging")
 def test_a_copy_of_a_copy_keeps_earlier_weights(preprocessed: Path) -> None:
     settings = configured_twice(preprocessed, ["weights.blob=0.5"], ["weights.pixel=3"])
     assert settings == {"weights": {"blob": 0.5, "pixel": 3}}
@@ -275,13 +264,31 @@ def test_a_copy_of_a_copy_keeps_earlier_weights(preprocessed: Path) -> None:
         (['classes=["tumour"]'], "setting 'classes' names 'tumour': the classes of dataset.json are lesion, organ"),
         (["seed"], "settings are KEY=VALUE, got 'seed'"),
         (["seed=1", "-c", "2d", "3d"], "has no configuration '3d': there are 2d, 3d_fullres"),
-        (["seed=1", "-p", "Mine"], "-o must differ from -p 'Mine': name the copy"),
+        (["seed=1", "-p", "Mine"], "-o 'Mine' is no name for a copy of 'Mine'"),
+        (["seed=1", "-o", "a/b"], "-o 'a/b' is no name for a copy of 'nnUNetPlans'"),
+        (["seed=1", "-o", "Foreign"], "Foreign.json exists and was not made by 'configure'"),
+        ([], "no settings given: add KEY=VALUE"),
     ],
 )
 def test_configure_refuses_and_writes_nothing(preprocessed: Path, arguments: list[str], message: str) -> None:
-    (preprocessed / "Dataset027_Lesions" / "Mine.json").write_text(json.dumps({**PLANS, "plans_name": "Mine"}))
+    folder = preprocessed / "Dataset027_Lesions"
+    (folder / "Foreign.json").write_text(json.dumps({**PLANS, "plans_name": "Foreign"}))
+    configured = {name: {**plan, "instance_training": {}} for name, plan in PLANS["configurations"].items()}
+    (folder / "Mine.json").write_text(json.dumps({**PLANS, "plans_name": "Mine", "configurations": configured}))
     before = contents(preprocessed)
     assert message in exit_line("configure", "-d", "27", "-o", "Mine", *arguments)
+    assert contents(preprocessed) == before
+
+
+def test_a_write_that_fails_leaves_nothing(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_the_disk(path: Path, text: str) -> None:
+        path.write_bytes(text.encode()[:10])
+        raise OSError(28, "No space left on device")
+
+    before = contents(preprocessed)
+    monkeypatch.setattr(Path, "write_text", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        cli.main(["configure", "-d", "27", "-o", "Mine", "seed=1"])
     assert contents(preprocessed) == before
 
 

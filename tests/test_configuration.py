@@ -92,7 +92,6 @@ def test_weights_merge_by_name(overrides: dict, expected: tuple[float, float]) -
     assert Trainer.weights == {"pixel": 2.0, "blob": 1.0}
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a trainer's weights replace the default ones instead of merging")
 def test_a_trainers_weights_merge_with_the_defaults() -> None:
     class Short(Trainer):
         weights = {"blob": 1.0}
@@ -119,7 +118,6 @@ def test_a_bad_value_is_refused_with_what_is_allowed(name: str, allowed: str, va
     assert "\n" not in message
 
 
-@pytest.mark.xfail(strict=True, reason="bug: passes the check and fails in the middle of a training")
 @pytest.mark.parametrize(
     "name, value",
     [
@@ -210,7 +208,6 @@ def test_an_unknown_class_is_refused_with_the_known_ones(labels: dict, has_regio
     assert str(info.value) == f"setting 'classes' names {name!r}: the classes of dataset.json are {known}"
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a label named twice gives its channel twice; a region does not")
 def test_a_class_named_twice_counts_once() -> None:
     assert Settings(classes=["cyst", "cyst"]).channels(LABELS, False) == [3]
 

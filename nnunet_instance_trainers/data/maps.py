@@ -118,7 +118,7 @@ class Manifest:
                 raise ValueError("another format")
             cases = {case: CaseRecord(**record) for case, record in content.pop("cases").items()}
             return cls(cases=cases, **{**content, "channels": tuple(content["channels"])})
-        except (ValueError, TypeError, KeyError, OSError):
+        except (ValueError, TypeError, KeyError, AttributeError, OSError):
             raise UserError(f"{path} is unreadable: delete it and run 'nnunet-instance precompute' again") from None
 
     def write(self, folder: Path) -> None:

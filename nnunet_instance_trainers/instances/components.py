@@ -38,9 +38,11 @@ def label_components(labels: np.ndarray) -> tuple[np.ndarray, int]:
         raise ValueError(f"labels must have 2 or 3 axes, got shape {labels.shape}")
     if 0 in labels.shape:
         return np.zeros(labels.shape, dtype=np.uint32), 0
-    # cc3d numbers along its memory order and copies what is neither C nor Fortran ordered.
+    labels = np.ascontiguousarray(labels)
+    if labels.dtype == bool:
+        labels = labels.view(np.uint8)  # cc3d 4.1.1 gives ids to the background of some 2D boolean images
     ids, n = cc3d.connected_components(
-        np.ascontiguousarray(labels),
+        labels,
         connectivity=_FULL_CONNECTIVITY[labels.ndim],
         return_N=True,
         out_dtype=np.uint32,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -196,7 +197,7 @@ class Focal(PointwiseCriterion):
         return weight * p**self.gamma * BinaryCrossEntropy().negative(p)
 
 
-CriterionSpec = str | Criterion | Sequence[Criterion] | Mapping[str, Mapping[str, float]]
+CriterionSpec = str | Criterion | Sequence[Criterion] | Mapping[str, Mapping[str, float | None]]
 
 CRITERIA: dict[str, type[Criterion]] = {
     "dice": Dice,
@@ -249,7 +250,7 @@ def resolve(criterion: CriterionSpec) -> tuple[Criterion, ...]:
     )
 
 
-def _from_parameters(name: str, parameters: Mapping[str, float]) -> Criterion:
+def _from_parameters(name: str, parameters: Mapping[str, float | None]) -> Criterion:
     if name not in CRITERIA:
         raise ValueError(f"unknown criterion {name!r}: allowed are {', '.join(CRITERIA)} and their sums ('dice+bce')")
     known = [field.name for field in fields(CRITERIA[name])]  # type: ignore[arg-type]
@@ -258,4 +259,7 @@ def _from_parameters(name: str, parameters: Mapping[str, float]) -> Criterion:
         raise ValueError(
             f"criterion {name!r} has no parameter {unknown[0]!r}: allowed are {', '.join(known) or 'none'}"
         )
+    for parameter, value in parameters.items():
+        if not (isinstance(value, (int, float)) and isfinite(value)) and not (name == "focal" and value is None):
+            raise ValueError(f"parameter {parameter!r} of criterion {name!r} must be a number, got {value!r}")
     return CRITERIA[name](**parameters)

@@ -34,7 +34,10 @@ class LossRecord:
         self._rows: list[dict[str, str]] = []
         if first_epoch > 0 and file.is_file():
             with open(file, newline="") as stream:
-                self._rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) < first_epoch]
+                reader = csv.DictReader(stream)
+                self._rows = [row for row in reader if int(row["epoch"]) < first_epoch]
+            # A training may be resumed with other terms than it was started with.
+            self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
 
     def add(self, phase: str, values: Mapping[str, Tensor]) -> None:
         """Note the parts of one step; nothing is copied from the device yet."""

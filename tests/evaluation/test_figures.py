@@ -15,32 +15,31 @@ from nnunet_instance_trainers.evaluation import detect, figures
 
 COLOURS = {"truth": "#ffd54a", "found": "#2ca02c", "missed": "#3b8cff", "false": "#ff3b30"}
 SHAPE = (24, 36)
-LEFT, MIDDLE, RIGHT = Box((3, 3), (8, 9)), Box((14, 14), (20, 19)), Box((4, 27), (9, 32))
-Marks = dict[str, set[Box]]
+LEFT, MIDDLE, RIGHT = Box((12, 3), (17, 9)), Box((3, 14), (9, 19)), Box((14, 27), (20, 32))
 
 
 @pytest.fixture
-def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Marks]]]:
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict]]:
     """Draws, reads the picture back, and says for each row and panel which boxes are marked in which colour."""
-    drawn = []
+    figures_made = []
 
     class Recorded(Figure):
         def __init__(self, **options: object) -> None:
             super().__init__(**options)
-            drawn.append(self)
+            figures_made.append(self)
 
     monkeypatch.setattr(figures, "Figure", Recorded)
 
-    def draw_and_read(images: dict, detections: dict) -> list[dict[str, Marks]]:
+    def draw_and_read(images: dict, detections: dict, read: Callable = marks) -> list[dict]:
         file = tmp_path / "comparison.png"
         figures.compare_models(file, images, detections, "a note")
         assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         pixels = imread(file)[..., :3]
         titles = ["image", "truth", *detections]
-        panels = [panel_pixels(pixels, axis.get_position().extents) for axis in drawn[-1].axes]
+        panels = [panel_pixels(pixels, axis.get_position().extents) for axis in figures_made[-1].axes]
         rows = [panels[start : start + len(titles)] for start in range(0, len(panels), len(titles))]
-        assert [axis.get_title() for axis in drawn[-1].axes[: len(titles)]] == titles
-        return [{title: marks(panel) for title, panel in zip(titles, row)} for row in rows]
+        assert [axis.get_title() for axis in figures_made[-1].axes[: len(titles)]] == titles
+        return [{title: read(panel) for title, panel in zip(titles, row)} for row in rows]
 
     return draw_and_read
 
@@ -52,17 +51,28 @@ def panel_pixels(pixels: np.ndarray, extents: tuple[float, float, float, float])
     return pixels[round((1 - high) * height) : round((1 - low) * height), round(left * width) : round(right * width)]
 
 
-def marks(panel: np.ndarray) -> Marks:
+def drawn(panel: np.ndarray, state: str) -> np.ndarray:
+    """The pixels that have the colour of a state."""
+    return np.abs(panel - to_rgb(COLOURS[state])).max(-1) < 0.15
+
+
+def marks(panel: np.ndarray) -> dict[str, set[Box]]:
     """The outlines of each colour, as boxes of whole voxels; what lies within an outline belongs to it."""
-    found: Marks = {}
-    for state, colour in COLOURS.items():
-        drawn = np.abs(panel - to_rgb(colour)).max(-1) < 0.15
-        blobs, _ = ndimage.label(ndimage.binary_fill_holes(drawn), np.ones((3, 3)))
-        scale = np.divide(SHAPE, panel.shape[:2])
+    found = {}
+    scale = np.divide(SHAPE, panel.shape[:2])
+    for state in COLOURS:
+        blobs, _ = ndimage.label(ndimage.binary_fill_holes(drawn(panel, state)), np.ones((3, 3)))
         places = [np.array([(axis.start, axis.stop) for axis in place]) for place in ndimage.find_objects(blobs)]
         if places:
             found[state] = {Box(*map(tuple, np.rint(place.T * scale).astype(int).tolist())) for place in places}
     return found
+
+
+def symbols(panel: np.ndarray) -> dict[str, int]:
+    """The number of shapes of each colour that lie within outlines of that colour."""
+    full = np.ones((3, 3))
+    shapes = {state: ndimage.label(drawn(panel, state), full)[1] for state in COLOURS}
+    return {state: n - len(marks(panel)[state]) for state, n in shapes.items() if n}
 
 
 def ramp(*shape: int) -> np.ndarray:
@@ -74,7 +84,7 @@ def boxes(*items: Box, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def test_every_object_has_one_mark_in_the_colour_of_its_state(draw: Callable) -> None:
-    shifted = Box((5, 4), (10, 10))
+    shifted = Box((14, 4), (19, 10))
     truth = boxes(LEFT, MIDDLE)
     models = {"mixed": boxes(shifted, RIGHT), "perfect": truth, "silent": boxes()}
     (row,) = draw({"case": ramp(*SHAPE)}, {name: {"case": [detect(truth, mask)]} for name, mask in models.items()})
@@ -85,6 +95,13 @@ def test_every_object_has_one_mark_in_the_colour_of_its_state(draw: Callable) ->
         "perfect": {"found": {LEFT, MIDDLE}},
         "silent": {"missed": {LEFT, MIDDLE}},
     }
+
+
+def test_missed_and_false_have_a_symbol_too(draw: Callable) -> None:
+    """So that colour is not the only cue."""
+    detection = detect(boxes(LEFT, MIDDLE), boxes(LEFT, RIGHT))
+    (row,) = draw({"case": ramp(*SHAPE)}, {"model": {"case": [detection]}}, read=symbols)
+    assert row == {"image": {}, "truth": {"truth": 0}, "model": {"found": 0, "missed": 1, "false": 1}}
 
 
 def test_without_true_objects_everything_is_false(draw: Callable) -> None:
