@@ -121,23 +121,17 @@ def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
     """
     if instances.shape != prediction.shape:
         raise ValueError(f"target and prediction must have one shape, got {instances.shape} and {prediction.shape}")
-    occupied = instances > 0
-    ids = np.zeros(instances.shape, dtype=np.int64)
-    ids[occupied] = np.unique(instances[occupied], return_inverse=True)[1] + 1
-    components, n_components = label_components(prediction > 0)
-    components = components.astype(np.int64)
-    instance_voxels = np.bincount(ids[occupied])
-    component_voxels = np.bincount(components[components > 0], minlength=n_components + 1)
-    pairs = OverlapTable(torch.from_numpy(ids)[None], torch.from_numpy(components)[None]).pairs()
-    instance, component, shared = pairs.instance.numpy(), pairs.component.numpy(), pairs.voxels.numpy()
-    n_instances = max(len(instance_voxels) - 1, 0)
-    found, hits = np.zeros(n_instances, dtype=bool), np.zeros(n_components, dtype=bool)
-    found[instance - 1] = True
-    hits[component - 1] = True
+    components = label_components(prediction > 0)[0].astype(np.int64)
+    ids = _renumbered(instances)
+    table = OverlapTable.of(torch.from_numpy(ids)[None], torch.from_numpy(components)[None])
+    instance, component, shared = table.instance.numpy(), table.component.numpy(), table.size.numpy()
+    instance_voxels, component_voxels = table.instances.size.numpy(), table.components.size.numpy()
+    found = np.bincount(instance, minlength=len(instance_voxels)) > 0
+    hits = np.bincount(component, minlength=len(component_voxels)) > 0
     union = instance_voxels[instance] + component_voxels[component] - shared
     counts = Counts(
-        instances=n_instances,
-        components=n_components,
+        instances=len(found),
+        components=len(hits),
         found=int(found.sum()),
         hits=int(hits.sum()),
         matched=int((2 * shared > union).sum()),
@@ -146,6 +140,14 @@ def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
         shared_voxels=int(shared.sum()),
     )
     return Detection(ids, components, found, hits, counts)
+
+
+def _renumbered(ids: np.ndarray) -> np.ndarray:
+    """Consecutive ids 1..n in the same order."""
+    occupied = ids > 0
+    renumbered = np.zeros(ids.shape, dtype=np.int64)
+    renumbered[occupied] = np.unique(ids[occupied], return_inverse=True)[1] + 1
+    return renumbered
 
 
 def _ratio(part: float, whole: float) -> float:

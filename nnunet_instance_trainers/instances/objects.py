@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Objects"]
+__all__ = ["Objects", "sum_type"]
 
 
-def _wide(values: Tensor) -> torch.dtype:
-    """The number format in which values are summed."""
-    return values.dtype if values.device.type == "mps" else torch.float64
+def sum_type(values: Tensor) -> torch.dtype:
+    """The number format in which values are summed: float64, on MPS float32."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
 
 
 class Objects:
@@ -78,7 +78,7 @@ class Objects:
 
     def sum_gathered(self, gathered: Tensor) -> Tensor:
         """Sums (N,) over each object of a vector made by :meth:`gather`."""
-        sums = gathered.new_zeros(len(self), dtype=_wide(gathered))
+        sums = gathered.new_zeros(len(self), dtype=sum_type(gathered))
         return sums.index_add(0, self.member, gathered.to(sums.dtype))
 
     def sums(self, values: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class Objects:
 
         Values must be 0 where voxels are not valid.
         """
-        total = values.flatten(1).sum(1, dtype=_wide(values))
+        total = values.flatten(1).sum(1, dtype=sum_type(values))
         return total - self.per_sample(self.sum_gathered(gathered))
 
     def subset(self, chosen: Tensor) -> Objects:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances.objects import Objects
+from nnunet_instance_trainers.instances.objects import Objects, sum_type
 
 __all__ = ["OverlapTable"]
 
@@ -64,8 +64,8 @@ class OverlapTable:
     def sums(self, values: Tensor) -> Tensor:
         """Sums (P,) of values (B, *S) over the voxels that each pair shares."""
         shared = values.reshape(-1)[self._voxel]
-        wide = torch.float64 if values.device.type != "mps" else values.dtype
-        return shared.new_zeros(len(self.size), dtype=wide).index_add(0, self._member, shared.to(wide))
+        sums = shared.new_zeros(len(self.size), dtype=sum_type(values))
+        return sums.index_add(0, self._member, shared.to(sums.dtype))
 
     def over_instances(self, of_pairs: Tensor) -> Tensor:
         """Sums (N,) over the pairs of each instance of a number (P,) per pair."""

@@ -58,7 +58,9 @@ def class_means(terms: Sequence[Sequence[Average]]) -> Tensor:
         [1.5]
     """
     totals = torch.stack([torch.stack([average.total for average in term]) for term in terms])
-    counts = torch.stack([torch.stack([a for average in term for a in (average.count, average.occurs)]) for term in terms])
+    counts = torch.stack(
+        [torch.stack([a for average in term for a in (average.count, average.occurs)]) for term in terms]
+    )
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
         totals = totals * dist.get_world_size()

@@ -75,7 +75,9 @@ def blob_average(comparison: Comparison, *, criterion: CriterionSpec) -> Average
     return Average(per_sample.sum(), occurring, occurring)
 
 
-def _region_losses(objects: Objects, probabilities: Tensor, criterion: CriterionSpec, *, joined: bool = False) -> Tensor:
+def _region_losses(
+    objects: Objects, probabilities: Tensor, criterion: CriterionSpec, *, joined: bool = False
+) -> Tensor:
     """(N,) the criterion on the domain {background, object} of each object, or (B,) of all objects joined."""
     inside = objects.gather(probabilities)
     n_positive, n_negative = objects.size, objects.background_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -26,10 +27,11 @@ class Comparison:
         probabilities: (B, *S) predicted probabilities in [0, 1].
         instances: (B, *S) integer target ids, 0 is background.
         components: (B, *S) integer ids of predicted components; None labels the predicted voxels.
-        predicted: (B, *S) bool, the predicted voxels; None means ``probabilities >= threshold``.
-        threshold: see ``predicted``.
+        threshold: a voxel counts as predicted from this probability on.
         logits: (B, *S) with probabilities = sigmoid(logits). Surrogates then work in log space, where they
             keep their gradient for saturated voxels.
+        predicted, lazy_logits: functions that return the predicted voxels (B, *S), instead of the threshold,
+            and the logits, called only where something needs them.
         valid: (B, *S) bool, False where voxels are ignored; None means that all count.
 
     Raises:
@@ -42,12 +44,13 @@ class Comparison:
         instances: Tensor,
         *,
         components: Tensor | None = None,
-        predicted: Tensor | None = None,
         threshold: float = 0.5,
         logits: Tensor | None = None,
+        predicted: Callable[[], Tensor] | None = None,
+        lazy_logits: Callable[[], Tensor] | None = None,
         valid: Tensor | None = None,
     ) -> None:
-        others = {"ids": instances, "components": components, "predicted": predicted, "logits": logits, "valid": valid}
+        others = {"ids": instances, "components": components, "logits": logits, "valid": valid}
         for name, other in others.items():
             if other is not None and other.shape != probabilities.shape:
                 raise ValueError(
@@ -57,7 +60,8 @@ class Comparison:
         self.probabilities = probabilities if valid is None else probabilities.masked_fill(~valid, 0)
         self.valid = valid
         self._ids, self._component_ids, self._predicted = instances, components, predicted
-        self._threshold, self._logits = threshold, logits
+        self._threshold = threshold
+        self._lazy_logits = lazy_logits if logits is None else lambda: logits
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -71,11 +75,15 @@ class Comparison:
     def table(self) -> OverlapTable:
         ids = self._component_ids
         if ids is None:
-            predicted = self.probabilities >= self._threshold if self._predicted is None else self._predicted
+            predicted = self._predicted() if self._predicted else self.probabilities >= self._threshold
             ids = label_batch(predicted if self.valid is None else predicted & self.valid)
         elif self.valid is not None:
             ids = torch.where(self.valid, ids, 0)
         return OverlapTable(self.instances, Objects(ids), ids)
+
+    @cached_property
+    def _logits(self) -> Tensor | None:
+        return self._lazy_logits() if self._lazy_logits else None
 
     @property
     def components(self) -> Objects:

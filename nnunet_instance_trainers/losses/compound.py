@@ -7,24 +7,25 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from nnunet_instance_trainers.losses.modules import BlobLoss, ClassLoss
+from nnunet_instance_trainers.losses.averaging import class_means
+from nnunet_instance_trainers.losses.modules import ClassLoss, ClassProblems
+from nnunet_instance_trainers.losses.precision import in_full_precision
 
-__all__ = ["TERMS", "CompoundLoss"]
-
-TERMS: dict[str, type[ClassLoss]] = {"blob": BlobLoss}
-"""The instance terms by the name that they have in the setting ``weights``."""
+__all__ = ["CompoundLoss"]
 
 
 class CompoundLoss(nn.Module):
     """weight_pixel * pixel loss + sum over terms of weight_term * term.
 
     The pixel loss is called exactly as it would be alone, so nnU-Net's own loss keeps all of its behaviour.
-    Each term is summed over the scales with ``scale_weights``.
+    Each term is summed over the scales with ``scale_weights``. All terms share one comparison per class and
+    scale: the prediction is labelled once, whatever their number.
 
     Args:
-        pixel_loss: called with (output, target).
-        terms: instance terms by name, called with (output, target, instances).
+        pixel_loss: called with (output, target); not called at weight 0.
+        terms: instance terms by name; their own ``problems`` are not used.
         weights: a weight for ``"pixel"`` and for each term.
+        problems: how output and target become binary problems.
         scale_weights: with deep supervision, a weight per scale for the instance terms, as long as the lists
             that :meth:`forward` gets; scales of weight 0 are not computed, one must be above 0. None without
             deep supervision.
@@ -33,25 +34,27 @@ class CompoundLoss(nn.Module):
         values: the last value of each part, before weighing and detached, for monitoring.
 
     Example:
-        >>> loss = CompoundLoss(nn.CrossEntropyLoss(), {"blob": BlobLoss()}, {"pixel": 2.0, "blob": 1.0})
+        >>> from nnunet_instance_trainers.losses import BlobLoss, PixelLoss
+        >>> loss = CompoundLoss(PixelLoss(), {"blob": BlobLoss()}, {"pixel": 2.0, "blob": 1.0})
         >>> target = torch.ones(1, 1, 4, 4, dtype=torch.long)
-        >>> loss.pixel_loss = lambda output, target: nn.functional.cross_entropy(output, target[:, 0])
-        >>> loss(torch.zeros(1, 2, 4, 4), target, target).item()  # 2 log 2 + (1 - 2 * 8 / (8 + 16))
-        1.71962...
+        >>> loss(torch.zeros(1, 2, 4, 4), target, target).item()  # both are 1 - 2 * 8 / (8 + 16)
+        1.0
     """
 
     def __init__(
         self,
         pixel_loss: nn.Module,
-        terms: Mapping[str, nn.Module],
+        terms: Mapping[str, ClassLoss],
         weights: Mapping[str, float],
         *,
+        problems: ClassProblems | None = None,
         scale_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.pixel_loss = pixel_loss
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(weights)
+        self.problems = problems or ClassProblems()
         self.scale_weights = None if scale_weights is None else tuple(scale_weights)
         self.values: dict[str, Tensor] = {}
 
@@ -62,17 +65,22 @@ class CompoundLoss(nn.Module):
         instances: Tensor | Sequence[Tensor] | None,
     ) -> Tensor:
         """The loss of one batch; with deep supervision all arguments are lists, the full scale first."""
-        pixel = self.pixel_loss(output, target)
-        loss = self.weights["pixel"] * pixel
-        values = {"pixel": pixel}
-        for name, term in self.terms.items():
-            values[name] = self._over_scales(term, output, target, instances)
-            loss = loss + self.weights[name] * values[name]
+        values = {"pixel": self.pixel_loss(output, target)} if self.weights["pixel"] else {}
+        if self.terms:
+            values.update(zip(self.terms, self._over_scales(output, target, instances)))
         self.values = {name: value.detach() for name, value in values.items()}
-        return loss
+        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
 
-    def _over_scales(self, term: nn.Module, output, target, instances) -> Tensor:  # type: ignore[no-untyped-def]
+    def _over_scales(self, output, target, instances) -> Tensor:  # type: ignore[no-untyped-def]
         if self.scale_weights is None:
-            return term(output, target, instances)
+            return self._terms(output, target, instances)
+        if instances is None:
+            instances = [None] * len(output)
         scales = zip(self.scale_weights, output, target, instances, strict=True)
-        return torch.stack([weight * term(*scale) for weight, *scale in scales if weight != 0]).sum()
+        return torch.stack([weight * self._terms(*scale) for weight, *scale in scales if weight != 0]).sum(0)
+
+    @in_full_precision
+    def _terms(self, output: Tensor, target: Tensor, instances: Tensor | None) -> Tensor:
+        """(number of terms,) at one scale."""
+        comparisons = self.problems(output, target, instances)
+        return class_means([[term.average(c) for c in comparisons] for term in self.terms.values()])  # type: ignore[operator]

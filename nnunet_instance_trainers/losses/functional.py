@@ -10,6 +10,7 @@ from nnunet_instance_trainers.losses.instance import (
     instance_center_loss,
     instance_proximity_loss,
     instance_segmentation_loss,
+    instance_terms,
 )
 from nnunet_instance_trainers.losses.inverse import inverse_weighted_loss, inverse_weights
 from nnunet_instance_trainers.losses.topk import topk_dice_loss
@@ -20,6 +21,7 @@ __all__ = [
     "instance_center_loss",
     "instance_proximity_loss",
     "instance_segmentation_loss",
+    "instance_terms",
     "inverse_weighted_loss",
     "inverse_weights",
     "pixel_loss",

@@ -10,6 +10,7 @@ hardest per voxel. Surrogates need a leash: ``surrogate_weight`` scales their gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.boxes import box_sums, draw_cubes, nearest_boxes
 from nnunet_instance_trainers.losses.averaging import Average
+from nnunet_instance_trainers.losses.blob import pixel_average
 from nnunet_instance_trainers.losses.comparison import Comparison
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, Dice, OverlapCriterion, resolve
 from nnunet_instance_trainers.losses.precision import in_full_precision
@@ -28,6 +30,7 @@ __all__ = [
     "instance_center_loss",
     "instance_proximity_loss",
     "instance_segmentation_loss",
+    "instance_terms",
     "proximity_average",
     "rate_average",
 ]
@@ -255,6 +258,54 @@ def instance_proximity_loss(
     ).mean()
 
 
+@in_full_precision
+def instance_terms(
+    probabilities: Tensor,
+    instances: Tensor,
+    *,
+    exclude_other_targets: bool = True,
+    missed: str = "constant",
+    width: int | Sequence[int] = 7,
+    form: str = "mean",
+    surrogate_weight: float = 0.1,
+    criterion: CriterionSpec = "dice",
+    threshold: float = 0.5,
+    components: Tensor | None = None,
+    logits: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """All terms of the instance loss (Rachmadi et al. 2024, Eq. 11) from one labelling and one table.
+
+    Args:
+        As for the single terms.
+
+    Returns:
+        ``pixel`` (the criterion over the whole image), ``instance_target``, ``instance_prediction``, ``center``,
+        ``missed_rate``, ``false_rate`` and ``proximity``; their weighted sum is Eq. 11.
+
+    Raises:
+        ValueError: as the single terms.
+
+    Example:
+        >>> p, t = torch.tensor([[0.9, 0.0, 0.0, 0.1]]), torch.tensor([[1, 0, 0, 2]])
+        >>> sorted(instance_terms(p, t))[:3]
+        ['center', 'false_rate', 'instance_prediction']
+    """
+    c = Comparison(probabilities, instances, components=components, threshold=threshold, logits=logits, valid=valid)
+    target_side: dict[str, Any] = {"exclude_other_targets": exclude_other_targets, "missed": missed}
+    common: dict[str, Any] = {"surrogate_weight": surrogate_weight, "criterion": criterion}
+    averages = {
+        "pixel": pixel_average(c, criterion=criterion),
+        "instance_target": instance_average(c, side="target", **target_side, **common),
+        "instance_prediction": instance_average(c, side="prediction", **common),
+        "center": center_average(c, width=width, surrogate_weight=surrogate_weight),
+        "missed_rate": rate_average(c, side="target", surrogate_weight=surrogate_weight),
+        "false_rate": rate_average(c, side="prediction", surrogate_weight=surrogate_weight),
+        "proximity": proximity_average(c, form=form, **target_side, **common),
+    }
+    return {name: average.mean() for name, average in averages.items()}
+
+
 # --- the same on a comparison that several terms share ----------------------------------------------------------
 
 
@@ -407,7 +458,9 @@ def _added(criterion: CriterionSpec, tp: Tensor, fp: Tensor, n_positive: Tensor,
     for part in resolve(criterion):
         if not isinstance(part, OverlapCriterion):
             # Voxels outside every component would count as p = 0 and give -log 0.
-            raise ValueError(f"the instance terms take overlap criteria (dice, tversky, asl, generalized_dice), got {part}")
+            raise ValueError(
+                f"the instance terms take overlap criteria (dice, tversky, asl, generalized_dice), got {part}"
+            )
         losses.append(part(tp, fp, n_positive, n_negative))
     return torch.stack(losses).sum(0)
 
