@@ -266,7 +266,8 @@ def rank_of_two(rank: int, folder: str) -> None:
 
 def test_over_two_processes_the_mean_is_that_of_the_joined_batch(tmp_path: Path) -> None:
     """Loss and gradient averaged over the ranks, as DDP does; unequal shares, and ranks without instances."""
-    torch.multiprocessing.spawn(rank_of_two, (str(tmp_path),), nprocs=2)
+    # Forked, since a spawned process could not import a test file.
+    torch.multiprocessing.start_processes(rank_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     for name, module in (("blob", BlobLoss()), ("pixel", PixelLoss())):
         for share, (first, second) in SHARES.items():
