@@ -17,8 +17,9 @@ from math import isfinite
 from typing import Any
 
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.losses.compound import TERMS
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
+from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
+from nnunet_instance_trainers.losses.terms import NEED_NO_IDS, TERMS
 
 __all__ = ["PLANS_KEY", "Settings"]
 
@@ -45,6 +46,10 @@ def _is_criterion(value: Any) -> bool:
 
 def _is_positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_odd(value: object) -> bool:
+    return _is_positive_int(value) and value % 2 == 1  # type: ignore[operator]
 
 
 def _is_seed(value: object) -> bool:
@@ -76,20 +81,20 @@ class Settings:
     """The settings of one training. Field by field: default, allowed values, unit, meaning."""
 
     weights: Mapping[str, float] = _setting(
-        {"pixel": 1.0, "blob": 0.0},
+        {"pixel": 1.0},
         f"numbers >= 0 for {', '.join(('pixel', *TERMS))}",
         _is_weights,
         "factor",
         "Weight of the pixel loss and of each instance term. Names that are left out keep the trainer's "
-        "weight; a term of weight 0 is not computed.",
+        "weight, which is 0 for terms that it does not name; what has weight 0 is not computed.",
     )
     pixel_loss: CriterionSpec = _setting(
         "nnunet",
-        f"'nnunet' or {_CRITERIA}",
-        lambda value: value == "nnunet" or _is_criterion(value),
+        f"'nnunet', 'nnunet_dice', 'nnunet_ce' or {_CRITERIA}",
+        lambda value: value in ("nnunet", "nnunet_dice", "nnunet_ce") or _is_criterion(value),
         "",
-        "The pixel loss: nnU-Net's own (Dice and cross-entropy), or a criterion over the whole image, mean over "
-        "samples and foreground classes.",
+        "The pixel loss: nnU-Net's own (Dice and cross-entropy), one half of it, or a criterion over the whole image, "
+        "mean over samples and foreground classes.",
     )
     scale: str = _setting(
         "published",
@@ -100,6 +105,72 @@ class Settings:
     )
     criterion: CriterionSpec = _setting(
         "dice", _CRITERIA, _is_criterion, "", "What the instance terms compare an instance and the prediction with."
+    )
+    missed: str = _setting(
+        "constant",
+        "'constant' or 'soft'",
+        _one_of("constant", "soft"),
+        "",
+        "What a missed instance gives to instance_target and proximity: nothing but its value, as published, or a "
+        "gradient too. 'soft' over-segments unless false_rate has a weight.",
+    )
+    exclude_other_targets: bool = _setting(
+        True,
+        "true or false",
+        lambda value: isinstance(value, bool),
+        "",
+        "Whether instance_target leaves out the voxels of other instances, or counts them as false positives.",
+    )
+    surrogate_weight: float = _setting(
+        0.1,
+        "a number >= 0",
+        lambda value: _is_number(value) and value >= 0,
+        "factor",
+        "Scales the gradient that stands in for the published zero gradient of center, missed_rate and false_rate and "
+        "of false components; the value is not changed.",
+    )
+    center_width: int | list[int] = _setting(
+        7,
+        "an odd number, or a list of one per axis",
+        lambda value: _is_odd(value) or (isinstance(value, (list, tuple)) and bool(value) and all(map(_is_odd, value))),
+        "voxels",
+        "Width of the cubes of center, the same at every scale.",
+    )
+    proximity_form: str = _setting(
+        "mean",
+        "'mean' or 'mse'",
+        _one_of("mean", "mse"),
+        "",
+        "'mse' is the published form; where many components are false it pushes true positives down.",
+    )
+    components_from: str | None = _setting(
+        None,
+        "null, 'argmax' or 'threshold'",
+        _one_of(None, "argmax", "threshold"),
+        "",
+        "What counts as predicted: what wins the softmax (null with labels), or a probability of at least 0.5 (null "
+        "with regions).",
+    )
+    k_percent: float = _setting(
+        50,
+        "a number above 0 and up to 100",
+        lambda value: _is_number(value) and 0 < value <= 100,
+        "% of the foreground",
+        "The share of the foreground, the worst predicted, that topk_dice looks at.",
+    )
+    weighted_criterion: str = _setting(
+        "bce",
+        f"one of {', '.join(WEIGHTED_CRITERIA)}",
+        _one_of(*WEIGHTED_CRITERIA),
+        "",
+        "The loss that inverse_weighted weighs.",
+    )
+    max_weight: float | None = _setting(
+        None,
+        "null or a number > 0",
+        lambda value: value is None or (_is_number(value) and value > 0),
+        "factor",
+        "Cap of the weights of inverse_weighted; null is none, as published.",
     )
     source: str | None = _setting(
         None,
@@ -180,6 +251,8 @@ class Settings:
             cls._check(values, place)
             weights = {**settings.weights, **values.get("weights", {})}
             settings = replace(settings, **{**values, "weights": weights})
+        if not settings.parts:
+            raise UserError(f"setting 'weights' in {where} must give something a weight above 0")
         if settings.scale == "unit" and not settings.weights["pixel"] > 0:
             raise UserError(f"setting 'scale' in {where} can only be 'unit' with a pixel weight above 0")
         return settings
@@ -203,6 +276,16 @@ class Settings:
     def terms(self) -> list[str]:
         """The instance terms that are computed: those of weight above 0."""
         return [name for name in TERMS if self.weights.get(name, 0) > 0]
+
+    @property
+    def parts(self) -> list[str]:
+        """What is computed: the pixel loss, unless it has weight 0, and the instance terms."""
+        return ["pixel", *self.terms] if self.weights["pixel"] > 0 else self.terms
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether a term needs instance ids."""
+        return bool(set(self.terms) - NEED_NO_IDS)
 
     def channels(self, labels: Mapping[str, Any], has_regions: bool) -> list[int]:
         """The output channels of the classes that get the instance terms.

@@ -15,13 +15,13 @@ WHERE = "configuration '2d' of plans 'MyPlans'"
 # Per setting: what is allowed, in the words of the message; values to accept; values to refuse.
 SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
     "weights": (
-        "numbers >= 0 for pixel, blob",
+        "numbers >= 0 for pixel, blob, instance_target, ",
         [{}, {"blob": 0}, {"pixel": 2, "blob": 0.5}],
         [{"bolb": 1}, {"blob": -1}, {"blob": "1"}, {"blob": None}, {"blob": True}, {"blob": float("nan")}, 1, ["blob"]],
     ),
     "pixel_loss": (
-        "'nnunet' or a criterion",
-        ["nnunet", "dice", "generalized_dice+focal", {"focal": {"gamma": 1}}],
+        "'nnunet', 'nnunet_dice', 'nnunet_ce' or a criterion",
+        ["nnunet", "nnunet_dice", "nnunet_ce", "dice", "generalized_dice+focal", {"focal": {"gamma": 1}}],
         ["nnUNet", "", None, 1, [], {"focal": {"beta": 1}}, {"focal": {"gamma": -1}}],
     ),
     "scale": ("'published' or 'unit'", ["published", "unit"], ["Unit", "", None, 1]),
@@ -30,6 +30,19 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
         ["dice", "dice+bce", {"tversky": {"alpha": 0.2, "beta": 0.8}}, {"asl": {}, "bce": {}}],
         ["dise", "dice+", "nnunet", "", None, 1, [], ["dice"], {}, {"tversky": {"gamma": 1}}, {"dice": None}],
     ),
+    "missed": ("'constant' or 'soft'", ["constant", "soft"], ["hard", None, True]),
+    "exclude_other_targets": ("true or false", [True, False], [1, 0, None, "true"]),
+    "surrogate_weight": ("a number >= 0", [0, 0.1, 1], [-1, "1", None, True, float("inf")]),
+    "center_width": (
+        "an odd number, or a list of one per axis",
+        [1, 7, [3, 7, 7], (5, 5)],
+        [0, 2, -7, 7.0, None, True, [], [3, 4], "7"],
+    ),
+    "proximity_form": ("'mean' or 'mse'", ["mean", "mse"], ["MSE", None]),
+    "components_from": ("null, 'argmax' or 'threshold'", [None, "argmax", "threshold"], ["softmax", 0.5]),
+    "k_percent": ("a number above 0 and up to 100", [1, 30, 100, 0.5], [0, 101, -1, "50", None, True]),
+    "weighted_criterion": ("one of bce, focal, dice, asl", ["bce", "focal", "dice", "asl"], ["tversky", None]),
+    "max_weight": ("null or a number > 0", [None, 1, 100.0], [0, -1, "1", True]),
     "source": ("null, 'patch' or 'precomputed'", [None, "patch", "precomputed"], ["none", "", 0, False, ["patch"]]),
     "scales": ("'all' or a whole number >= 1", ["all", 1, 3], ["first", 0, -1, 1.0, True, None, [1]]),
     "classes": ("'all' or a list of names", ["all", ["a"], ("b", "a")], ["a", [], [1], None, 1, {"a": 1}]),
@@ -65,7 +78,7 @@ def test_the_table_above_knows_every_setting() -> None:
 
 def test_without_a_word_the_defaults_hold() -> None:
     assert resolve({}) == Settings()
-    assert resolve({}).weights == {"pixel": 1.0, "blob": 0.0}
+    assert resolve({}).weights == {"pixel": 1.0}
 
 
 def test_a_trainers_attributes_replace_defaults_and_plans_replace_both() -> None:

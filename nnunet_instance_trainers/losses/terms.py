@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_instance_trainers.losses import modules
 from nnunet_instance_trainers.losses.modules import ClassLoss
 
-__all__ = ["TERMS", "make_term"]
+__all__ = ["NEED_NO_IDS", "TERMS", "make_term"]
 
 _COMMON = {"criterion": "criterion", "surrogate_weight": "surrogate_weight"}
 _SEGMENTATION = {**_COMMON, "exclude_other_targets": "exclude_other_targets", "missed": "missed"}
@@ -26,6 +26,10 @@ TERMS: dict[str, tuple[Callable[..., ClassLoss], dict[str, str]]] = {
     "inverse_weighted": (modules.InverseWeightedLoss, {"criterion": "weighted_criterion", "max_weight": "max_weight"}),
 }
 """For each term its module, and the settings that it takes: argument of the module by name of the setting."""
+
+
+NEED_NO_IDS = frozenset({"topk_dice"})
+"""The terms that look at a class as a whole."""
 
 
 def make_term(name: str, settings: Mapping[str, Any]) -> ClassLoss:

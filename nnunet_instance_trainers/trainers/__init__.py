@@ -2,5 +2,34 @@
 
 from nnunet_instance_trainers.trainers.baseline import nnUNetTrainerInstanceBaseline
 from nnunet_instance_trainers.trainers.blob import nnUNetTrainerBlob, nnUNetTrainerBlobTversky
+from nnunet_instance_trainers.trainers.ici import nnUNetTrainerDualICI, nnUNetTrainerICI
+from nnunet_instance_trainers.trainers.instance import (
+    nnUNetTrainerFalseInstance,
+    nnUNetTrainerInstance,
+    nnUNetTrainerProximity,
+)
+from nnunet_instance_trainers.trainers.inverse import (
+    nnUNetTrainerInverseWeighted,
+    nnUNetTrainerInverseWeightedASL,
+    nnUNetTrainerInverseWeightedFocal,
+)
+from nnunet_instance_trainers.trainers.pixel import nnUNetTrainerGeneralizedDiceFocal, nnUNetTrainerTversky
+from nnunet_instance_trainers.trainers.topk import nnUNetTrainerTopKDice, nnUNetTrainerTopKDice_k30
 
-__all__ = ["nnUNetTrainerBlob", "nnUNetTrainerBlobTversky", "nnUNetTrainerInstanceBaseline"]
+__all__ = [
+    "nnUNetTrainerBlob",
+    "nnUNetTrainerBlobTversky",
+    "nnUNetTrainerDualICI",
+    "nnUNetTrainerFalseInstance",
+    "nnUNetTrainerGeneralizedDiceFocal",
+    "nnUNetTrainerICI",
+    "nnUNetTrainerInstance",
+    "nnUNetTrainerInstanceBaseline",
+    "nnUNetTrainerInverseWeighted",
+    "nnUNetTrainerInverseWeightedASL",
+    "nnUNetTrainerInverseWeightedFocal",
+    "nnUNetTrainerProximity",
+    "nnUNetTrainerTopKDice",
+    "nnUNetTrainerTopKDice_k30",
+    "nnUNetTrainerTversky",
+]

@@ -24,8 +24,9 @@ from nnunet_instance_trainers.data.dataset import InstanceDataset
 from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, write_atomically
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError, one_line_exit
-from nnunet_instance_trainers.losses.compound import TERMS, CompoundLoss
-from nnunet_instance_trainers.losses.modules import PixelLoss
+from nnunet_instance_trainers.losses.compound import CompoundLoss
+from nnunet_instance_trainers.losses.modules import ClassProblems, PixelLoss
+from nnunet_instance_trainers.losses.terms import make_term
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
 
 __all__ = ["nnUNetTrainerInstanceBase"]
@@ -93,17 +94,23 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
         if self.settings.scales != "all" and scale_weights is not None:
             scale_weights = [w if i < self.settings.scales else 0.0 for i, w in enumerate(scale_weights)]
         problem = {"regions": self.label_manager.has_regions, "ignore_label": self.label_manager.ignore_label}
-        if self.settings.pixel_loss != "nnunet":
-            pixel_loss = PixelLoss(criterion=self.settings.pixel_loss, **problem)
+        inner = loss.loss if has_scales else loss
+        if self.settings.pixel_loss == "nnunet_ce":
+            inner.weight_dice = 0
+        elif self.settings.pixel_loss == "nnunet_dice":
+            inner.weight_ce = 0
+        elif self.settings.pixel_loss != "nnunet":
+            inner = PixelLoss(criterion=self.settings.pixel_loss, **problem)
             if has_scales:
-                loss.loss = pixel_loss
+                loss.loss = inner
             else:
-                loss = pixel_loss
-        terms = {
-            name: TERMS[name](criterion=self.settings.criterion, classes=self.instance_channels, **problem)
-            for name in self.settings.terms
-        }
-        return LossBesideTarget(CompoundLoss(loss, terms, self.settings.effective_weights, scale_weights=scale_weights))
+                loss = inner
+        terms = {name: make_term(name, vars(self.settings)) for name in self.settings.terms}
+        problems = ClassProblems(
+            classes=self.instance_channels, components_from=self.settings.components_from, **problem
+        )
+        weights = self.settings.effective_weights
+        return LossBesideTarget(CompoundLoss(loss, terms, weights, problems=problems, scale_weights=scale_weights))
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(self._take_instances(batch))
@@ -117,7 +124,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
 
     def _take_instances(self, batch: dict) -> dict:
         """Hand the id channels to the loss and nnU-Net's own target to nnU-Net."""
-        if not self.settings.terms:
+        if not self.settings.needs_ids:
             return batch
         scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         scales = [scale.to(self.device, non_blocking=True) for scale in scales]
@@ -171,7 +178,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
 
     def _choose_source(self) -> str:
         """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""
-        if not self.settings.terms:
+        if not self.settings.needs_ids:
             return "none"
         if self.is_resumed and self._record.is_file():
             return json.loads(self._record.read_text())["source"]
@@ -207,8 +214,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        parts = ["pixel", *self.settings.terms]
-        self.loss_record = LossRecord(Path(self.output_folder) / "instance_losses.csv", parts, self.current_epoch)
+        file = Path(self.output_folder) / "instance_losses.csv"
+        self.loss_record = LossRecord(file, self.settings.parts, self.current_epoch)
         if self.local_rank == 0:
             with write_atomically(self._record) as temporary:
                 temporary.write_text(json.dumps({"source": self.instance_source}))

@@ -1,4 +1,4 @@
-"""The mean value of each part of the loss per epoch, in a CSV beside nnU-Net's log.
+"""The mean value of each part of the loss per epoch, in a CSV and a figure beside nnU-Net's log.
 
 nnU-Net's own logger raises on keys that it does not know and is replaced when a checkpoint is loaded.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from nnunet_instance_trainers.data.maps import write_atomically
@@ -55,4 +56,23 @@ class LossRecord:
             writer = csv.DictWriter(stream, self.columns)
             writer.writeheader()
             writer.writerows(self._rows)
+        self._draw()
         return means
+
+    def _draw(self) -> None:
+        """Draw the parts over the epochs into a PNG beside the CSV, training solid and validation dashed."""
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        parts = list(dict.fromkeys(name.partition("_")[2] for name in self.columns[1:]))
+        for name in self.columns[1:]:
+            phase, _, part = name.partition("_")
+            points = [(int(row["epoch"]), float(row[name])) for row in self._rows if row.get(name)]
+            if points:
+                style = {"color": f"C{parts.index(part) % 10}", "linestyle": "-" if phase == "train" else "--"}
+                axes.plot(*zip(*points), label=f"{part} ({phase})", marker=".", **style)
+        axes.set(xlabel="epoch", ylabel="mean before weighing", title="parts of the loss")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        with write_atomically(self.file.with_suffix(".png")) as temporary:
+            figure.savefig(temporary, dpi=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import pickle
@@ -170,6 +171,56 @@ def test_settings_of_the_loss_each_change_it(boxes):
     assert losses["unit"] == pytest.approx(losses["published"] / 2, rel=1e-6)
 
 
+def every_trainer() -> list[str]:
+    tree = ast.parse((Path(__file__).parents[2] / "nnunet_instance_trainers/trainers/__init__.py").read_text())
+    (names,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    return ast.literal_eval(names)
+
+
+@pytest.mark.parametrize("name", every_trainer())
+@pytest.mark.parametrize("dataset, configuration", [(CLASSES, "3d_fullres"), (REGIONS, "2d"), (IGNORE, "3d_fullres")])
+def test_every_trainer_does_a_step_of_training_and_validation(boxes, name, dataset, configuration):
+    from nnunet_instance_trainers import trainers
+
+    trainer = ready(make(boxes, dataset, configuration, trainer=getattr(trainers, name)))
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    gradients = [p.grad for p in trainer.network.parameters() if p.grad is not None]  # the coarsest scale has none
+    assert all(gradient.isfinite().all() for gradient in gradients) and any(gradient.any() for gradient in gradients)
+    trainer.network.eval()
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
+    assert list(trainer.loss.compound.values) == trainer.settings.parts
+
+
+@pytest.mark.parametrize("dataset", [BOXES, REGIONS])
+def test_one_half_of_nnunets_loss_can_be_taken(boxes, dataset):
+    outputs = None
+    values = {}
+    for setting in ("nnunet", "nnunet_ce", "nnunet_dice"):
+        trainer = ready(make(boxes, dataset, pixel_loss=setting))
+        if outputs is None:
+            batch = next(trainer.dataloader_train)
+            outputs = [torch.randn(2, 2, *target.shape[2:]) for target in batch["target"]]
+        trainer.loss(outputs, trainer._take_instances(batch)["target"])
+        values[setting] = trainer.loss.compound.values["pixel"].item()
+    assert values["nnunet"] == pytest.approx(values["nnunet_ce"] + values["nnunet_dice"], rel=1e-5)
+    assert values["nnunet_dice"] < 0 < values["nnunet_ce"]  # nnU-Net's Dice is minus Dice
+
+
+def test_a_trainer_that_needs_no_ids_asks_for_no_maps(boxes):
+    from nnunet_instance_trainers.trainers import nnUNetTrainerTopKDice
+
+    trainer = ready(make(boxes, trainer=nnUNetTrainerTopKDice, source=None))  # instancesTr, nothing precomputed
+    assert trainer.instance_source == "none" and next(trainer.dataloader_train)["target"][0].shape[1] == 1
+
+
+def test_the_published_form_of_proximity_warns(boxes):
+    from nnunet_instance_trainers.trainers import nnUNetTrainerProximity
+
+    with pytest.warns(UserWarning, match="pushes true positives down"):
+        make(boxes, trainer=nnUNetTrainerProximity, proximity_form="mse").initialize()
+
+
 def test_the_baseline_is_the_stock_loss_on_the_stock_pipeline(boxes):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -195,6 +246,7 @@ def test_the_parts_of_the_loss_are_recorded_once_per_epoch_also_after_a_resume(b
     header, *epochs = rows(trainer)
     assert header == ["epoch", "train_pixel", "train_blob", "val_pixel", "val_blob"]
     assert [row[0] for row in epochs] == ["0", "1"] and all(row[2] for row in epochs)
+    assert (Path(trainer.output_folder) / "instance_losses.png").stat().st_size > 5000
     assert "loss parts: train_pixel" in "".join(p.read_text() for p in Path(trainer.output_folder).glob("*.txt"))
     resumed = make(boxes, resume=True, num_epochs=4)
     resumed.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))

@@ -1,0 +1,17 @@
+"""Pixel losses of the papers that nnU-Net lacks: what their authors compared with."""
+
+from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+
+__all__ = ["nnUNetTrainerGeneralizedDiceFocal", "nnUNetTrainerTversky"]
+
+
+class nnUNetTrainerTversky(nnUNetTrainerInstanceBase):
+    """Tversky loss (alpha 0.3 for false positives, beta 0.7 for false negatives), no instance term."""
+
+    pixel_loss = "tversky"
+
+
+class nnUNetTrainerGeneralizedDiceFocal(nnUNetTrainerInstanceBase):
+    """Generalised Dice and focal loss, the pixel loss of the instance-loss and ICI papers, no instance term."""
+
+    pixel_loss = "generalized_dice+focal"
