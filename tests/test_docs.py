@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -27,3 +29,13 @@ def test_every_command_that_the_pages_name_exists():
     known = set(_parser()._subparsers._group_actions[0].choices)
     named = {name for page in PAGES for name in re.findall(r"nnunet-instance ([a-z]+)", page.read_text())}
     assert named and named <= known
+
+
+def test_the_code_for_plain_pytorch_runs():
+    pytest.importorskip("monai")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pytorch.md").read_text(), re.S)
+    assert len(blocks) == 3
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert all(value.isfinite() for value in names["terms"].values()) and len(names["per_instance"]) > 2

@@ -57,9 +57,10 @@ class OverlapTable:
             raise ValueError(
                 f"components must have the shape of instances, {tuple(instances.shape)}, got {tuple(components.shape)}"
             )
+        rows = Objects(instances, valid=valid)  # which checks the shape of valid
         if valid is not None:
             components = torch.where(valid, components, 0)
-        return cls(Objects(instances, valid=valid), Objects(components), components)
+        return cls(rows, Objects(components), components)
 
     def sums(self, values: Tensor) -> Tensor:
         """Sums (P,) of values (B, *S) over the voxels that each pair shares."""

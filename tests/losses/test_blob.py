@@ -1,52 +1,19 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from geometry import SHAPES, Box, Disc, paint, random_labels, random_mask, random_probabilities
+from losses.plain import CRITERIA, assert_same, with_gradient
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy
 
-from nnunet_instance_trainers.losses.criteria import ASL, Criterion, Dice, Focal, GeneralizedDice, Tversky
+from nnunet_instance_trainers.losses.criteria import ASL, Criterion, Dice, Tversky
 from nnunet_instance_trainers.losses.functional import blob_loss, pixel_loss
 
-S = 1e-5
-
-
-def generalized_dice(p: Tensor, t: Tensor) -> Tensor:
-    shared = torch.stack([((1 - p) * (1 - t)).sum(), (p * t).sum()])
-    both = torch.stack([(2 - p - t).sum(), (p + t).sum()])
-    weights = 1 / torch.stack([(1 - t).sum(), t.sum()]).clamp(min=1) ** 2
-    weights = weights / weights.sum()
-    return 1 - (2 * (weights * shared).sum() + S) / ((weights * both).sum() + S)
-
-
-def focal(p: Tensor, t: Tensor, alpha: float | None = 0.75) -> Tensor:
-    right = torch.where(t == 1, p, 1 - p)
-    weight = 1 if alpha is None else torch.where(t == 1, alpha, 1 - alpha)
-    return (weight * (1 - right) ** 2 * -right.log()).mean()
-
-
-# The criteria once more, from the voxels of one region.
-PLAIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "dice": lambda p, t: 1 - (2 * (p * t).sum() + S) / (p.sum() + t.sum() + S),
-    "tversky": lambda p, t: (
-        1 - ((p * t).sum() + S) / ((p * t).sum() + 0.3 * (p * (1 - t)).sum() + 0.7 * ((1 - p) * t).sum() + S)
-    ),
-    "asl": lambda p, t: 1 - (3.25 * (p * t).sum() + S) / (2.25 * t.sum() + p.sum() + S),
-    "generalized_dice": generalized_dice,
-    "bce": binary_cross_entropy,
-    "focal": focal,
-    "dice+bce": lambda p, t: PLAIN["dice"](p, t) + binary_cross_entropy(p, t),
-    "generalized_dice+focal": lambda p, t: generalized_dice(p, t) + focal(p, t, alpha=None),
-}
-
-every_criterion = pytest.mark.parametrize("criterion", PLAIN)
+every_criterion = pytest.mark.parametrize("criterion", CRITERIA)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
@@ -60,20 +27,8 @@ def plain_losses(p: Tensor, ids: Tensor, criterion: str, valid: Tensor | None = 
         for n in ids_b.unique():
             if n > 0:
                 domain = (ids_b == 0) | (ids_b == n)
-                losses[-1].append(PLAIN[criterion](p_b[domain], (ids_b == n)[domain].to(p.dtype)))
+                losses[-1].append(CRITERIA[criterion](p_b[domain], (ids_b == n)[domain].to(p.dtype)))
     return losses
-
-
-def with_gradient(loss: Callable[..., Tensor], p: Tensor, *args, **settings) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    """loss(p, ...) and its derivative with respect to p."""
-    p = p.detach().clone().requires_grad_()
-    value = loss(p, *args, **settings)
-    return value.detach(), torch.autograd.grad(value, p)[0]
-
-
-def assert_same(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> None:
-    for x, y in zip(a, b):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -140,7 +95,7 @@ def test_the_pixel_loss_is_the_criterion_over_each_image(criterion: str, masked:
 
     def plain(p: Tensor) -> Tensor:
         images = zip(p, target, valid)
-        return torch.stack([PLAIN[criterion](x[ok], (t[ok] > 0).to(x)) for x, t, ok in images]).mean()
+        return torch.stack([CRITERIA[criterion](x[ok], (t[ok] > 0).to(x)) for x, t, ok in images]).mean()
 
     settings = {"criterion": criterion, "valid": valid if masked else None}
     assert_same(with_gradient(pixel_loss, p, target, **settings), with_gradient(plain, p))
@@ -149,7 +104,7 @@ def test_the_pixel_loss_is_the_criterion_over_each_image(criterion: str, masked:
 @every_criterion
 def test_an_image_without_foreground_has_a_pixel_loss(criterion: str) -> None:
     p, target = random_probabilities((1, 5, 6), seed=11), torch.zeros(1, 5, 6, dtype=torch.int64)
-    expected = with_gradient(lambda p: PLAIN[criterion](p.flatten(), target.flatten().to(p)), p)
+    expected = with_gradient(lambda p: CRITERIA[criterion](p.flatten(), target.flatten().to(p)), p)
     assert_same(with_gradient(pixel_loss, p, target, criterion=criterion), expected)
 
 
@@ -327,45 +282,3 @@ def test_unknown_options_are_refused() -> None:
             loss(p, ids, criterion="dize")
         with pytest.raises(TypeError, match="criterium"):
             loss(p, ids, criterium="dice")
-
-
-def degenerate_ids(rng: random.Random, shape: tuple[int, ...]) -> Tensor:
-    kind = rng.choice(["nothing", "everything", "one voxel", "checkerboard", "every voxel its own", "boxes"])
-    ids = torch.zeros(shape, dtype=torch.int64)
-    if kind == "everything":
-        ids += 1
-    elif kind == "one voxel":
-        ids.view(-1)[rng.randrange(ids.numel())] = rng.choice([1, 2**40])
-    elif kind == "checkerboard":
-        ids += sum(torch.meshgrid(*map(torch.arange, shape), indexing="ij")) % 2
-    elif kind == "every voxel its own":
-        ids += torch.arange(1, ids.numel() + 1).view(shape)
-    elif kind == "boxes":
-        ids = random_labels(shape[1:], 4, seed=rng.randrange(10**6), batch=shape[0])
-    return ids
-
-
-def degenerate_probabilities(rng: random.Random, shape: tuple[int, ...]) -> Tensor:
-    palette = rng.choice([(0.0,), (0.5,), (1.0,), (0.0, 1.0), (0.0, 0.5, 1.0), (1e-30, 1 - 6e-8), ()])
-    if not palette:
-        return random_probabilities(shape, rng.randrange(10**6), dtype=torch.float32)
-    return torch.tensor(palette)[torch.tensor(rng.choices(range(len(palette)), k=np.prod(shape))).view(shape)]
-
-
-def test_random_search_finds_nothing_that_is_not_finite() -> None:
-    """Value and gradient on 200 tiny images: all foreground, one voxel, checkerboards, p exactly 0, 0.5 and 1."""
-    seed = 501
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    for i in range(200):
-        shape = tuple(rng.choices([2, 3, 5], k=rng.choice([3, 4])))
-        criterion = rng.choice([
-            *PLAIN, Focal(gamma=rng.choice([0, 1, 3]), alpha=None), ASL(beta=0.1), Tversky(1, 0), Dice(smooth=1),
-            GeneralizedDice(smooth=1),
-        ])  # fmt: skip
-        ids, p = degenerate_ids(rng, shape), degenerate_probabilities(rng, shape)
-        valid = rng.choice([None, random_mask(shape, i, share=0.7), random_mask(shape, i, share=0.0)])
-        value, gradient = with_gradient(blob_loss, p, ids, criterion=criterion, valid=valid)
-        case = f"seed {seed}, case {i}: {criterion} on {ids.tolist()}, {p.tolist()}"
-        assert value.isfinite() and value > -1e-5, case
-        assert gradient.isfinite().all(), case

@@ -3,23 +3,37 @@ from __future__ import annotations
 import pytest
 import torch
 from geometry import random_labels, random_probabilities
+from losses.plain import assert_same, scene
 from torch import Tensor, nn
 
-from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss
-from nnunet_instance_trainers.losses.compound import TERMS
+from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, comparison
+from nnunet_instance_trainers.losses.averaging import Average
+from nnunet_instance_trainers.losses.modules import ClassLoss, ClassProblems
+from nnunet_instance_trainers.losses.terms import TERMS, make_term
+
+SETTINGS = {
+    "criterion": "dice",
+    "surrogate_weight": 0.1,
+    "exclude_other_targets": True,
+    "missed": "soft",
+    "center_width": 5,
+    "proximity_form": "mean",
+    "k_percent": 50,
+    "weighted_criterion": "dice",
+    "max_weight": None,
+}
 
 
-class Sum(nn.Module):
-    """A factor times the sum of the output; refuses outputs of ones."""
+class Sum(ClassLoss):
+    """A factor times the sum of the probabilities; refuses those of ones."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
 
-    def forward(self, output: Tensor, target: Tensor, instances: Tensor) -> Tensor:
-        assert not (output == 1).all(), "computed what has weight 0"
-        assert output.shape == target.shape == instances.shape
-        return self.factor * output.sum()
+    def average(self, c: comparison.Comparison) -> Average:
+        assert not (c.probabilities == 1).all(), "computed what has weight 0"
+        return Average(self.factor * c.probabilities.sum(), torch.tensor(1), torch.tensor(1))
 
 
 class First(nn.Module):
@@ -29,7 +43,14 @@ class First(nn.Module):
         return output[0].mean() - target[0].mean()
 
 
-SCALES = [torch.full((4,), 3.0), torch.full((2,), 5.0), torch.ones(1)]
+PROBABILITIES = ClassProblems(regions=True, from_logits=False)
+
+
+def image(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)[None, None, None]
+
+
+SCALES = [image(3, 3, 3, 3), image(5, 5), image(1)]
 
 
 def test_parts_are_weighed_and_added() -> None:
@@ -37,32 +58,59 @@ def test_parts_are_weighed_and_added() -> None:
         lambda output, target: (output - target).sum(),
         {"a": Sum(1.0), "b": Sum(10.0)},
         {"pixel": 2.0, "a": 0.5, "b": 0.25},
+        problems=PROBABILITIES,
     )
-    x = torch.tensor([3.0, 4.0])
+    x = image(3, 4)
     assert loss(x, x - 1, x).item() == 2 * 2 + 0.5 * 7 + 0.25 * 70
     assert {name: value.item() for name, value in loss.values.items()} == {"pixel": 2, "a": 7, "b": 70}
 
 
 def test_scales_are_weighed_in_the_terms_only() -> None:
-    loss = CompoundLoss(First(), {"a": Sum(1.0)}, {"pixel": 2.0, "a": 0.5}, scale_weights=[0.75, 0.25, 0.0])
+    loss = CompoundLoss(
+        First(),
+        {"a": Sum(1.0)},
+        {"pixel": 2.0, "a": 0.5},
+        scale_weights=[0.75, 0.25, 0.0],
+        problems=PROBABILITIES,
+    )
     targets = [torch.zeros_like(scale) for scale in SCALES]
-    assert loss(SCALES, targets, targets).item() == 2 * 3 + 0.5 * (0.75 * 12 + 0.25 * 10)
-    assert loss.values["a"].item() == 0.75 * 12 + 0.25 * 10
+    for instances in (targets, None):
+        assert loss(SCALES, targets, instances).item() == 2 * 3 + 0.5 * (0.75 * 12 + 0.25 * 10)
+        assert loss.values["a"].item() == 0.75 * 12 + 0.25 * 10
 
 
 def test_a_scale_of_weight_0_is_not_computed() -> None:
     """The term raises on the last scale, so it shows where it is called."""
+    settings = {"weights": {"pixel": 0.0, "a": 1.0}, "problems": PROBABILITIES}
     for weights, expected in (([1, 0, 0], 12), ([0, 1, 0], 10)):
-        loss = CompoundLoss(First(), {"a": Sum(1.0)}, {"pixel": 0.0, "a": 1.0}, scale_weights=weights)
+        loss = CompoundLoss(First(), {"a": Sum(1.0)}, scale_weights=weights, **settings)
         assert loss(SCALES, SCALES, SCALES).item() == expected
-    loss = CompoundLoss(First(), {"a": Sum(1.0)}, {"pixel": 0.0, "a": 1.0}, scale_weights=[1, 0, 1e-9])
+    loss = CompoundLoss(First(), {"a": Sum(1.0)}, scale_weights=[1, 0, 1e-9], **settings)
     with pytest.raises(AssertionError, match="weight 0"):
         loss(SCALES, SCALES, SCALES)
 
 
+def test_as_many_scales_as_weights() -> None:
+    loss = CompoundLoss(First(), {"a": Sum(1.0)}, {"pixel": 1, "a": 1}, scale_weights=[1, 0], problems=PROBABILITIES)
+    with pytest.raises(ValueError, match="zip"):
+        loss(SCALES, SCALES, SCALES)
+
+
+def test_a_pixel_loss_of_weight_0_is_not_computed() -> None:
+    loss = CompoundLoss(lambda *_: 1 / 0, {"a": Sum(1.0)}, {"pixel": 0, "a": 2}, problems=PROBABILITIES)
+    x = image(3, 4)
+    assert loss(x, x, x).item() == 14
+    assert list(loss.values) == ["a"]
+
+
+def test_without_terms_it_is_the_pixel_loss() -> None:
+    x = image(3, 4)
+    assert CompoundLoss(nn.MSELoss(), {}, {"pixel": 0.5})(x, x - 2, None).item() == 2
+
+
 def test_values_are_detached_and_of_the_last_call() -> None:
-    loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0, "a": 1.0})
-    x = torch.tensor([3.0, 4.0], requires_grad=True)
+    loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0, "a": 1.0}, problems=PROBABILITIES)
+    x = image(3, 4).requires_grad_()
     loss(x, x + 1, x)
     result = loss(2 * x, 2 * x + 2, x)
     assert result.requires_grad
@@ -83,7 +131,7 @@ def test_pixel_and_blob_at_two_scales_are_the_sum_of_their_parts() -> None:
     pixel = PixelLoss(criterion="dice+bce")
     loss = CompoundLoss(
         lambda output, target: pixel(output[0], target[0]),
-        {"blob": TERMS["blob"]()},
+        {"blob": BlobLoss()},
         {"pixel": 2.0, "blob": 1.5},
         scale_weights=[0.8, 0.2],
     )
@@ -95,7 +143,47 @@ def test_pixel_and_blob_at_two_scales_are_the_sum_of_their_parts() -> None:
         torch.testing.assert_close(a, b)
 
 
+def problem_of_three_classes() -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, labels and ids; class 3 has no instance."""
+    z, ids = scene((16, 13), seed=21)
+    labels = torch.tensor([0, 1, 2, 1, 2, 2])[ids][:, None]
+    output = torch.stack([-z, z * (labels[:, 0] != 2), z * (labels[:, 0] == 2), z - 4], 1)
+    return output + 0.1 * random_probabilities(output.shape, seed=22), labels, ids[:, None]
+
+
+@pytest.mark.parametrize("components_from", ["argmax", "threshold"])
+def test_all_terms_together_equal_each_alone(components_from: str) -> None:
+    """Value and gradient; what the terms share does not change what they are."""
+    output, labels, ids = problem_of_three_classes()
+    output.requires_grad_()
+    weights = {"pixel": 0.0} | {name: 0.1 + i for i, name in enumerate(TERMS)}
+    terms = {name: make_term(name, SETTINGS) for name in TERMS}
+    problems = ClassProblems(components_from=components_from)
+    together = CompoundLoss(PixelLoss(), terms, weights, problems=problems)(output, labels, ids)
+    for term in terms.values():
+        term.problems = problems
+    alone = sum(weights[name] * term(output, labels, ids) for name, term in terms.items())
+    assert_same((together, *torch.autograd.grad(together, output)), (alone, *torch.autograd.grad(alone, output)))
+
+
+def test_the_prediction_is_labelled_once_whatever_the_number_of_terms(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    calls = []
+
+    def counting(masks: Tensor) -> Tensor:
+        calls.append(masks)
+        return labelled(masks)
+
+    labelled = comparison.label_batch
+    monkeypatch.setattr(comparison, "label_batch", counting)
+    output, labels, ids = problem_of_three_classes()
+    for names, expected in ((list(TERMS), 3), (["center"], 3), (["blob", "topk_dice", "inverse_weighted"], 0)):
+        calls.clear()
+        terms = {name: make_term(name, SETTINGS) for name in names}
+        CompoundLoss(PixelLoss(), terms, {"pixel": 1.0} | dict.fromkeys(names, 1.0))(output, labels, ids)
+        assert len(calls) == expected, names  # one per class
+
+
 def test_a_missing_weight_is_an_error() -> None:
-    loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0})
+    loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0}, problems=PROBABILITIES)
     with pytest.raises(KeyError, match="a"):
-        loss(*[torch.zeros(2)] * 3)
+        loss(*[image(0, 0)] * 3)

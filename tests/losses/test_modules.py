@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from geometry import SHAPES, random_labels, random_mask, random_probabilities
+from losses.plain import assert_same, with_gradient
 from torch import Tensor, nn
 
 from nnunet_instance_trainers.losses import BlobLoss, PixelLoss
-from nnunet_instance_trainers.losses.averaging import Average, mean_over_classes
 from nnunet_instance_trainers.losses.functional import blob_loss, pixel_loss
 
 PAIRS = [(BlobLoss, blob_loss), (PixelLoss, pixel_loss)]
@@ -24,17 +24,6 @@ def random_logits(shape: tuple[int, ...], seed: int) -> Tensor:
 def labels_of(ids: Tensor, classes: tuple[int, ...]) -> Tensor:
     """Label images in which instance n has class ``classes[n - 1]``."""
     return torch.tensor((0, *classes))[ids]
-
-
-def with_gradient(loss: Callable[..., Tensor], logits: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().clone().requires_grad_()
-    value = loss(logits, *args)
-    return value.detach(), torch.autograd.grad(value, logits)[0]
-
-
-def assert_same(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> None:
-    for x, y in zip(a, b):
-        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-13)
 
 
 @every_loss
@@ -198,13 +187,6 @@ def test_nothing_to_find_gives_an_attached_zero() -> None:
         value, gradient = with_gradient(BlobLoss(ignore_label=ignore_label), logits, nothing, nothing)
         assert value == 0
         assert (gradient == 0).all()
-
-
-def test_the_mean_over_classes_leaves_out_empty_ones() -> None:
-    a, b, empty = (Average(torch.tensor(t), torch.tensor(n)) for t, n in ((3.0, 2), (0.5, 1), (0.0, 0)))
-    assert mean_over_classes([a, empty, b]).item() == 1.0  # (1.5 + 0.5) / 2
-    assert mean_over_classes([empty]).item() == 0
-    assert empty.mean().item() == 0
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_the_file_is_whole_after_every_epoch(tmp_path: Path) -> None:
     record = LossRecord(tmp_path / "losses.csv", PARTS, first_epoch=0)
     for epoch in range(3):
         record_epochs(record, range(epoch, epoch + 1), value=1.0)
-        assert [path.name for path in tmp_path.iterdir()] == ["losses.csv"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["losses.csv", "losses.png"]
         assert len(read(tmp_path / "losses.csv")) == epoch + 1
 
 
