@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -124,25 +126,30 @@ class Objects:
         part.member = (chosen.cumsum(0) - 1)[self.member[kept]]
         return part
 
+    @cached_property
     def coordinates(self) -> Tensor:
-        """(K, d) position of every voxel along each axis."""
-        position, axes = self.voxel, []
+        """(d, K) int32 position of every voxel along each axis."""
+        # Twice as fast in int32, and a batch of more voxels does not fit any memory.
+        position, axes = self.voxel.to(torch.int32), []
         for size in reversed(self.shape[1:]):
-            axes.append(position % size)
-            position = position.div(size, rounding_mode="floor")
-        return torch.stack(axes[::-1], 1)
+            rest = position.div(size, rounding_mode="floor")
+            axes.append(position - rest * size)
+            position = rest
+        return torch.stack(axes[::-1])
 
     def centres(self) -> Tensor:
         """(N, d) int64 unweighted mean position, rounded half up (torch.round goes to even)."""
-        coordinates = self.coordinates()
-        sums = coordinates.new_zeros(len(self), coordinates.shape[1]).index_add(0, self.member, coordinates)
+        sums = torch.stack([torch.bincount(self.member, axis, len(self)) for axis in self.coordinates], 1).long()
         size = self.size[:, None]
         return (2 * sums + size).div(2 * size, rounding_mode="floor")
 
     def boxes(self) -> tuple[Tensor, Tensor]:
-        """Tight boxes as two (N, d) int64 tensors: lowest position, and highest position plus one."""
-        coordinates = self.coordinates()
-        index = self.member[:, None].expand_as(coordinates)
-        low = coordinates.new_zeros(len(self), coordinates.shape[1])
-        high = low.scatter_reduce(0, index, coordinates, "amax", include_self=False)
-        return low.scatter_reduce(0, index, coordinates, "amin", include_self=False), high + 1
+        """Tight boxes as two (N, d) int32 tensors: lowest position, and highest position plus one."""
+        empty = self.coordinates.new_zeros(len(self))
+        low, high = (
+            torch.stack(
+                [empty.scatter_reduce(0, self.member, axis, how, include_self=False) for axis in self.coordinates], 1
+            )
+            for how in ("amin", "amax")
+        )
+        return low, high + 1

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
 from nnunet_instance_trainers.instances.boxes import widen
@@ -141,18 +140,15 @@ class Comparison:
         """(N,) log of the mean probability in each object."""
         if self._logits is None:
             return (objects.sums(self.probabilities) / objects.size + _TINY).log()
-        return _log_mean_exp(objects, logsigmoid(objects.gather(self._logits)))
+        return self._log_mean_sigmoid(objects, objects.gather(self._logits))
 
     def log_mean_complement(self, objects: Objects) -> Tensor:
         """(N,) log of one minus the mean probability in each object."""
         if self._logits is None:
             return (1 - objects.sums(self.probabilities) / objects.size + _TINY).log()
-        return _log_mean_exp(objects, logsigmoid(-objects.gather(self._logits)))
+        return self._log_mean_sigmoid(objects, -objects.gather(self._logits))
 
-
-def _log_mean_exp(objects: Objects, gathered: Tensor) -> Tensor:
-    """(N,) log of the mean of exp(values) over each object, without under- or overflow."""
-    highest = gathered.new_full((len(objects),), -torch.inf)
-    highest = highest.scatter_reduce(0, objects.member, gathered.detach(), "amax")
-    sums = objects.sum_gathered((gathered - highest[objects.member]).exp())
-    return sums.log() + highest - objects.size.log()
+    @staticmethod
+    def _log_mean_sigmoid(objects: Objects, logits: Tensor) -> Tensor:
+        # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed.
+        return (objects.sum_gathered(logits.clamp(min=-80).sigmoid()) / objects.size).log()

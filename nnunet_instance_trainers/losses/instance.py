@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Objects
-from nnunet_instance_trainers.instances.boxes import box_sums, draw_cubes, nearest_boxes
+from nnunet_instance_trainers.instances.boxes import count_around, draw_cubes, nearest_boxes, voxels
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.blob import pixel_average
 from nnunet_instance_trainers.losses.comparison import Comparison
@@ -346,22 +346,24 @@ def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_w
     centres = components.centres()
     target = draw_cubes(shape, c.instances.sample, c.instances.centres(), reach)
     prediction = draw_cubes(shape, components.sample, centres, reach)
-    shared, drawn, wanted = (picture.flatten(1).sum(1) for picture in (target & prediction, prediction, target))
+    shared, drawn, wanted = (voxels(picture) for picture in (target & prediction, prediction, target))
     margin = torch.tensor(reach, device=centres.device)
     low = (centres - margin).clamp(min=0)
     high = torch.minimum(centres + margin + 1, torch.tensor(shape[1:], device=centres.device))
-    on = box_sums(target, components.sample, low, high)
+    on = count_around(target, components.sample, centres, reach)
     off = (high - low).prod(1) - on
-    right = _carried(components, on, shared, c.log_mean(components), surrogate_weight)
+    # A component's mean p is at least the threshold: its logarithm needs no logits.
+    confirmed = (c.component_mass / components.size).clamp(min=1e-6).log()
+    right = _carried(components, on, shared, confirmed, surrogate_weight)
     wrong = _carried(components, off, drawn - shared, -c.log_mean_complement(components), surrogate_weight)
     dice = Dice()(right, wrong, wanted, wanted)
     losses = torch.where(drawn + wanted > 0, dice, 0).to(c.probabilities.dtype)
     return Average.over(losses, c.instances.number.sum() + components.number.sum())
 
 
-def _carried(objects: Objects, voxels: Tensor, merged: Tensor, surrogate: Tensor, weight: float) -> Tensor:
+def _carried(objects: Objects, size: Tensor, merged: Tensor, surrogate: Tensor, weight: float) -> Tensor:
     """(B,) voxels of merged cubes, with the surrogate of each object for its share of them."""
-    share = voxels * (merged / objects.per_sample(voxels).clamp(min=1))[objects.sample]
+    share = size * (merged / objects.per_sample(size).clamp(min=1))[objects.sample]
     return _straight_through(merged.to(surrogate.dtype), objects.per_sample(share * surrogate), weight)
 
 
@@ -391,7 +393,7 @@ def proximity_average(
             sides.append((of_objects[chosen], low[chosen], high[chosen]))
         losses.append(_proximity(c, sample, sides, form))
     return Average.over(
-        torch.stack(losses).to(c.probabilities.dtype), c.instances.number.sum() + c.components.number.sum()
+        torch.stack(losses).to(c.probabilities.dtype), c.whole_instances.sum() + c.whole_components.sum()
     )
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 from itertools import product
@@ -8,15 +7,15 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from geometry import SHAPES, Box, generator, random_labels, random_mask
+from geometry import SHAPES, Box, generator, random_mask
 from losses.plain import diou
-from torch import Tensor
 
-from nnunet_instance_trainers.instances.boxes import box_sums, draw_cubes, nearest_boxes, widen
+from nnunet_instance_trainers.instances import boxes
+from nnunet_instance_trainers.instances.boxes import Boxes, count_around, draw_cubes, nearest_boxes, voxels, widen
 
 
-def random_boxes(n: int, dim: int, seed: int) -> tuple[Tensor, Tensor]:
-    low = torch.randint(0, 12, (n, dim), generator=generator(seed))
+def random_boxes(n: int, dim: int, seed: int, *, spread: int = 12) -> Boxes:
+    low = torch.randint(0, spread, (n, dim), generator=generator(seed))
     return low, low + torch.randint(1, 6, (n, dim), generator=generator(seed + 1))
 
 
@@ -29,7 +28,7 @@ def test_widening_reaches_so_far_and_no_farther(shape: tuple[int, ...], reach: i
         expected = torch.zeros_like(mask)
         for at in mask.nonzero().tolist():
             for x in range(max(at[axis] - reach, 0), min(at[axis] + reach + 1, mask.shape[axis])):
-                expected[tuple(at[:axis] + [x] + at[axis + 1 :])] = True
+                expected[(*at[:axis], x, *at[axis + 1 :])] = True
         assert torch.equal(grown, expected)
         assert torch.equal(mask, kept)
 
@@ -48,34 +47,69 @@ def test_cubes_are_clipped_and_merged(shape: tuple[int, ...]) -> None:
     assert not draw_cubes((3, *shape), sample[:0], centres[:0], reach).any()
 
 
+@pytest.mark.parametrize("reach", [(0, 0, 0), (1, 2, 3), (30, 1, 30), (20, 20, 20)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_box_sums_equal_plain_loops(shape: tuple[int, ...]) -> None:
-    mask = random_mask((3, *shape), seed=2, share=0.4)
-    n, size = 40, torch.tensor(shape)
-    sample = torch.randint(0, 3, (n,), generator=generator(3))
-    ends = torch.rand(2, n, len(shape), generator=generator(4))
-    ends = (ends * (size + 1)).long().sort(0).values  # some are empty, some reach to the end
-    ends[:, 0] = torch.stack([torch.zeros_like(size), size])
-    sums = box_sums(mask, sample, *ends)
-    for total, b, low, high in zip(sums.tolist(), sample.tolist(), *ends.tolist()):
-        assert total == mask[b][tuple(slice(i, j) for i, j in zip(low, high))].sum()
-    assert sums[0] == mask[sample[0]].sum()
+def test_counts_around_centres_equal_plain_loops(shape: tuple[int, ...], reach: tuple[int, ...]) -> None:
+    """Also at corners, and in cubes wider than the image."""
+    mask, reach = random_mask((3, *shape), seed=2, share=0.4), reach[: len(shape)]
+    sample = torch.randint(0, 3, (40,), generator=generator(3))
+    centres = torch.stack([torch.randint(0, n, (40,), generator=generator(n)) for n in shape], 1)
+    centres[0], centres[1] = 0, torch.tensor(shape) - 1
+    counts = count_around(mask, sample, centres, reach)
+    assert counts.dtype == torch.int64
+    for total, b, centre in zip(counts.tolist(), sample.tolist(), centres.tolist()):
+        assert total == mask[b][tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip(centre, reach))].sum()
+    assert voxels(mask).tolist() == mask.flatten(1).sum(1).tolist()
 
 
-@pytest.mark.parametrize("rows", [1, 4, 256])
+def test_counts_beyond_the_range_of_int16() -> None:
+    mask = torch.ones(1, 200, 200, dtype=torch.bool)
+    middle = torch.tensor([[100, 100]])
+    assert count_around(mask, torch.tensor([0]), middle, (95, 90)).tolist() == [191 * 181]
+
+
+def brute(a: Boxes, b: Boxes) -> np.ndarray:
+    lists = [list(zip(low.tolist(), high.tolist())) for low, high in (a, b)]
+    return np.array([[diou(x, y) for y in lists[1]] for x in lists[0]])
+
+
+@pytest.mark.parametrize("few", [2_000_000, 1])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 40), (9, 13), (60, 45)])
 @pytest.mark.parametrize("dim", [2, 3])
-def test_nearest_boxes_equal_plain_loops(dim: int, rows: int) -> None:
-    (low_a, high_a), (low_b, high_b) = (random_boxes(n, dim, seed=n) for n in (9, 13))
-    low_b[0], high_b[0] = low_a[0], high_a[0]
-    a, b = [list(zip(x.tolist(), y.tolist())) for x, y in ((low_a, high_a), (low_b, high_b))]
-    table = np.array([[diou(x, y) for y in b] for x in a])
-    for of_a, of_b in (
-        nearest_boxes((low_a.double(), high_a.double()), (low_b.double(), high_b.double()), rows=rows),
-        nearest_boxes((low_b.double(), high_b.double()), (low_a.double(), high_a.double()), rows=rows)[::-1],
-    ):
+def test_nearest_boxes_equal_plain_loops(dim: int, n: int, m: int, few: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """By all pairs, and by the search tree that takes over where there are many."""
+    monkeypatch.setattr(boxes, "_FEW_PAIRS", few)
+    for spread in (12, 100):
+        a, b = random_boxes(n, dim, seed=n, spread=spread), random_boxes(m, dim, seed=m + 100, spread=spread)
+        b[0][0], b[1][0] = a[0][0], a[1][0]
+        b[1][m // 2] += 30  # one large box among small ones
+        table = brute(a, b)
+        of_a, of_b = nearest_boxes(*[tuple(corner.double() for corner in side) for side in (a, b)])
         np.testing.assert_allclose(of_a, table.min(1), rtol=1e-12, atol=1e-15)
         np.testing.assert_allclose(of_b, table.min(0), rtol=1e-12, atol=1e-15)
-    assert of_a[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_tree_misses_no_nearest_box(seed: int) -> None:
+    """2000 x 1500 boxes of very different size, in clusters, against all pairs."""
+    sides = []
+    for k, n in enumerate((2000, 1500)):
+        g = generator(10 * seed + k)
+        cluster = torch.randint(0, 5, (n, 1), generator=g) * 60.0
+        low = (cluster + torch.randint(0, 40, (n, 3), generator=g)).double()
+        sides.append((low, low + 1 + (torch.rand(n, 3, generator=g).double() * 3.5).exp().floor()))
+    of_a, of_b = nearest_boxes(*sides)
+    (low_a, high_a), (low_b, high_b) = sides
+    best_b = torch.full((1500,), torch.inf).double()
+    for rows in torch.arange(2000).split(250):
+        low, high = low_a[rows, None], high_a[rows, None]
+        shared = (torch.minimum(high, high_b) - torch.maximum(low, low_b)).clamp(min=0).prod(-1)
+        union = (high - low).prod(-1) + (high_b - low_b).prod(-1) - shared
+        rho = ((low + high - low_b - high_b) / 2).square().sum(-1)
+        table = 1 - shared / union + rho / (torch.maximum(high, high_b) - torch.minimum(low, low_b)).square().sum(-1)
+        torch.testing.assert_close(of_a[rows], table.amin(1), rtol=1e-12, atol=1e-15)
+        best_b = torch.minimum(best_b, table.amin(0))
+    torch.testing.assert_close(of_b, best_b, rtol=1e-12, atol=1e-15)
 
 
 def test_distances_by_hand() -> None:
@@ -88,8 +122,8 @@ def test_distances_by_hand() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory in kB")
-def test_rows_bound_the_memory_of_many_boxes() -> None:
-    """3000 x 3000 boxes stay below 300 MB; all at once each temporary would take 108 MB."""
+def test_many_boxes_need_little_memory() -> None:
+    """3000 x 3000 boxes stay below 300 MB; all pairs at once would take several temporaries of 36 MB per axis."""
     code = """
 import resource, torch
 from nnunet_instance_trainers.instances.boxes import nearest_boxes
@@ -98,21 +132,9 @@ low = torch.rand(3000, 3) * 100
 boxes = low, low + 1 + torch.rand(3000, 3) * 9
 nearest_boxes((low[:2], boxes[1][:2]), boxes)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for rows in (256, 3000):
-    nearest_boxes(boxes, boxes, rows=rows)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+nearest_boxes(boxes, (low + 0.5, boxes[1]))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    assert inspect.signature(nearest_boxes).parameters["rows"].default == 256
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    used, used_at_once = map(float, run.stdout.split())
-    assert used < 150
-    assert used < used_at_once / 2
-
-
-def test_boxes_of_labels_are_where_the_labels_are() -> None:
-    """The sum of a mask over the tight box of all of it is its size."""
-    masks = random_labels((16, 13), 5, seed=6) > 0
-    at = [mask.nonzero() for mask in masks]
-    low, high = torch.stack([x.amin(0) for x in at]), torch.stack([x.amax(0) + 1 for x in at])
-    assert box_sums(masks, torch.arange(2), low, high).tolist() == masks.flatten(1).sum(1).tolist()
+    assert float(run.stdout) < 200

@@ -152,9 +152,7 @@ def instance_term(samples: list[Sample], *, side: str, **options: Any) -> Outcom
     if side == "target":
         losses = [s.target_loss(n, **options) for s in samples for n in range(len(s.instances))]
     else:
-        losses = [
-            s.prediction_loss(m, **options) for s in samples for m, c in enumerate(s.components) if s.is_whole(c)
-        ]
+        losses = [s.prediction_loss(m, **options) for s in samples for m, c in enumerate(s.components) if s.is_whole(c)]
     return mean_of(losses, samples[0].p)
 
 
@@ -190,8 +188,12 @@ def center(samples: list[Sample], *, width: int | Sequence[int] = 7, surrogate_w
         on, off = [int((c & wanted).sum()) for c in cubes], [int((c & ~wanted).sum()) for c in cubes]
         for mask, k, j in zip(s.components, on, off):
             hits = carried(hits, s.log_mean(mask), surrogate_weight * k * hits.item() / max(sum(on), 1))
-            misses = carried(misses, -s.log_mean_complement(mask), surrogate_weight * j * misses.item() / max(sum(off), 1))
-        losses.append(1 - (2 * hits + S) / (hits + misses + wanted.sum() + S) if (drawn | wanted).any() else s.p.sum() * 0)
+            misses = carried(
+                misses, -s.log_mean_complement(mask), surrogate_weight * j * misses.item() / max(sum(off), 1)
+            )
+        losses.append(
+            1 - (2 * hits + S) / (hits + misses + wanted.sum() + S) if (drawn | wanted).any() else s.p.sum() * 0
+        )
     return mean_of(losses, samples[0].p)[0], any(s.instances or s.components for s in samples)
 
 

@@ -20,10 +20,10 @@ SIZE = 128
 RADII = (25, 13, 8, 5, 3, 2, 1.5, 1, 1, 1)  # 1961, 529, 197, 81, 29, 13, 9, 5, 5 and 5 pixels
 STEPS = 200
 
-MISSED_RATE = partial(FalseInstanceLoss, side="target", surrogate_weight=1.0)
-SOFT_INSTANCES = partial(InstanceSegmentationLoss, side="target", missed="soft", surrogate_weight=1.0)
-FALSE_RATE = partial(FalseInstanceLoss, side="prediction", surrogate_weight=1.0)
-PREDICTED_INSTANCES = partial(InstanceSegmentationLoss, side="prediction", surrogate_weight=1.0)
+MISSED_RATE = partial(FalseInstanceLoss, side="target")
+SOFT_INSTANCES = partial(InstanceSegmentationLoss, side="target", missed="soft")
+FALSE_RATE = partial(FalseInstanceLoss, side="prediction")
+PREDICTED_INSTANCES = partial(InstanceSegmentationLoss, side="prediction")
 
 Term = Callable[[], ClassLoss]
 

@@ -20,7 +20,7 @@ def plain(p: Tensor, target: Tensor, k_percent: int = 50, valid: Tensor | None =
     for b in range(len(p)):
         ok = torch.ones_like(target[b], dtype=torch.bool) if valid is None else valid[b]
         inside, outside = p[b][(target[b] > 0) & ok], p[b][(target[b] == 0) & ok]
-        best_first = sorted(range(len(inside)), key=lambda i: (inside[i].item(), i), reverse=True)  # noqa: B023
+        best_first = sorted(range(len(inside)), key=lambda i: (inside[i].item(), i), reverse=True)
         dropped = len(inside) * (100 - k_percent) // 100
         kept = inside[sorted(best_first[dropped:])]
         losses.append(1 - (2 * kept.sum() + S) / (kept.square().sum() + len(kept) + outside.square().sum() + S))

@@ -1,0 +1,106 @@
+"""Tiny and degenerate images, one loss and one setting each, drawn at random: nothing that is not finite."""
+
+from __future__ import annotations
+
+import random
+from math import prod
+
+import pytest
+import torch
+from geometry import random_labels, random_mask, random_probabilities
+from losses.plain import CRITERIA, FAST, with_gradient
+from torch import Tensor
+
+from nnunet_instance_trainers.instances import label_batch
+from nnunet_instance_trainers.losses import blob_loss, inverse_weighted_loss, pixel_loss, topk_dice_loss
+from nnunet_instance_trainers.losses.criteria import ASL, Dice, Focal, GeneralizedDice, Tversky
+from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
+
+ANY = {**FAST, "blob": blob_loss, "pixel": pixel_loss, "topk": topk_dice_loss, "inverse": inverse_weighted_loss}
+OVERLAP = ["dice", "tversky", "asl", "generalized_dice", ASL(beta=0.1), Tversky(1, 0), Dice(smooth=1),
+           GeneralizedDice(smooth=1)]  # fmt: skip
+POINTWISE = [Focal(gamma=0, alpha=None), Focal(gamma=1, alpha=None), Focal(gamma=3), *CRITERIA]
+
+
+def degenerate_ids(rng: random.Random, shape: tuple[int, ...]) -> Tensor:
+    kind = rng.choice(["nothing", "everything", "one voxel", "checkerboard", "every voxel its own", "boxes", "boxes"])
+    ids = torch.zeros(shape, dtype=torch.int64)
+    if kind == "everything":
+        ids += 1
+    elif kind == "one voxel":
+        ids.view(-1)[rng.randrange(ids.numel())] = rng.choice([1, 2**40])
+    elif kind == "checkerboard":
+        ids += sum(torch.meshgrid(*map(torch.arange, shape), indexing="ij")) % 2
+    elif kind == "every voxel its own":
+        ids += torch.arange(1, ids.numel() + 1).view(shape)
+    elif kind == "boxes" and min(shape[1:]) > 1:
+        ids = random_labels(shape[1:], 4, seed=rng.randrange(10**6), batch=shape[0])
+    return ids
+
+
+def degenerate_probabilities(rng: random.Random, shape: tuple[int, ...]) -> Tensor:
+    palette = rng.choice([(0.0,), (0.5,), (1.0,), (0.0, 1.0), (0.0, 0.5, 1.0), (1e-30, 1 - 6e-8), (), ()])
+    if not palette:
+        return random_probabilities(shape, rng.randrange(10**6), dtype=torch.float32)
+    return torch.tensor(palette)[torch.tensor(rng.choices(range(len(palette)), k=prod(shape))).view(shape)]
+
+
+def draw_options(rng: random.Random, term: str, dim: int) -> dict:
+    """A value for each option that the term has."""
+    if term in ("blob", "pixel"):
+        return {"criterion": rng.choice([*OVERLAP, *POINTWISE])}
+    if term == "topk":
+        return {"k_percent": rng.choice([1, 30, 50, 99.5, 100])}
+    if term == "inverse":
+        return {"criterion": rng.choice(WEIGHTED_CRITERIA), "max_weight": rng.choice([None, 0.5, 10])}
+    options: dict = {
+        "surrogate_weight": rng.choice([0, 0.1, 1, 1]),
+        "threshold": rng.choice([0.5, 0.5, 0.2, 0.9]),
+    }
+    if term in ("instance_target", "instance_prediction", "proximity"):
+        options |= {"criterion": rng.choice(OVERLAP), "missed": rng.choice(["constant", "soft"])}
+        options["exclude_other_targets"] = rng.random() < 0.5
+    if term == "center":
+        options["width"] = rng.choice([1, 3, 7, 25, (5, 1, 3)[:dim]])
+    if term == "proximity":
+        options["form"] = rng.choice(["mean", "mse"])
+    return options
+
+
+def search(n: int, seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for i in range(n):
+        shape = (rng.choice([1, 2, 3]), *(rng.randint(1, 12) for _ in range(rng.choice([2, 3]))))
+        term = rng.choice(list(ANY))
+        options = draw_options(rng, term, len(shape) - 1)
+        ids, p = degenerate_ids(rng, shape), degenerate_probabilities(rng, shape)
+        options["valid"] = rng.choice(
+            [
+                None,
+                None,
+                random_mask(shape, i, share=0.7),
+                random_mask(shape, i, share=0.97),
+                random_mask(shape, i, share=0),
+            ]
+        )
+        case = f"seed {seed}, case {i}: {term} {options} on {ids.tolist()}, {p.tolist()}"
+        logits = rng.choice([None, "plain", "saturated"]) if term in FAST else None
+        if term in FAST and rng.random() < 0.3:
+            options["components"] = label_batch(p >= 0.5)
+        if logits is None:
+            value, gradient = with_gradient(ANY[term], p, ids, **options)
+        else:
+            z = p.clamp(0.01, 0.99).logit() if logits == "plain" else (p - 0.5) * 200
+            value, gradient = with_gradient(lambda z: ANY[term](z.sigmoid(), ids, logits=z, **options), z)  # noqa: B023
+        assert value.isfinite() and value > -1e-4, case
+        assert gradient.isfinite().all(), case
+
+
+def test_random_search_finds_nothing_that_is_not_finite() -> None:
+    search(200, seed=501)
+
+
+@pytest.mark.heavy
+def test_long_random_search() -> None:
+    search(5000, seed=random.randrange(10**6))
