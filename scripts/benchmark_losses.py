@@ -4,8 +4,8 @@
     python scripts/benchmark_losses.py --trainers nnUNetTrainerBlob nnUNetTrainerInstance
 
 Prints the median time of each loss over that of nnU-Net's Dice and cross-entropy, for a few and for many instances
-(predictions as a half-trained network makes them), for predictions from noise, and the peak memory above the level before
-the loss, over the same for nnU-Net's. CPU, one thread, logits 2x2x128^3; labelling the prediction is included.
+(predictions as a half-trained network makes them), for predictions from noise, and the peak memory above the level
+before the loss, over the same for nnU-Net's. CPU, one thread, logits 2x2x128^3; labelling the prediction is included.
 """
 
 from __future__ import annotations

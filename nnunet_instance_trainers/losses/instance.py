@@ -357,13 +357,12 @@ def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_w
     right = _carried(components, on, shared, confirmed, surrogate_weight)
     wrong = _carried(components, off, drawn - shared, -c.log_mean_complement(components), surrogate_weight)
     dice = Dice()(right, wrong, wanted, wanted)
-    losses = torch.where(drawn + wanted > 0, dice, 0).to(c.probabilities.dtype)
-    return Average.over(losses, c.instances.number.sum() + components.number.sum())
+    return Average.over(dice.to(c.probabilities.dtype), c.instances.number.sum() + components.number.sum())
 
 
 def _carried(objects: Objects, size: Tensor, merged: Tensor, surrogate: Tensor, weight: float) -> Tensor:
     """(B,) voxels of merged cubes, with the surrogate of each object for its share of them."""
-    share = size * (merged / objects.per_sample(size).clamp(min=1))[objects.sample]
+    share = size.to(surrogate.dtype) * (merged / objects.per_sample(size).clamp(min=1))[objects.sample]
     return _straight_through(merged.to(surrogate.dtype), objects.per_sample(share * surrogate), weight)
 
 

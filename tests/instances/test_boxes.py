@@ -112,6 +112,17 @@ def test_the_search_tree_misses_no_nearest_box(seed: int) -> None:
     torch.testing.assert_close(of_b, best_b, rtol=1e-12, atol=1e-15)
 
 
+def test_a_larger_box_may_be_nearer_than_closer_ones(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Twelve boxes 10 wide and 30 away are the closest, and sixteen far away the largest; one 18 wide is nearest."""
+    monkeypatch.setattr(boxes, "_FEW_PAIRS", 1)
+    centres = [(30 + 0.1 * k, 0, 0) for k in range(12)] + [(36, 0, 0)] + [(-900 - 40 * k, 0, 0) for k in range(16)]
+    widths = torch.tensor([10.0] * 12 + [18] + [30] * 16)[:, None].double()
+    b = torch.tensor(centres).double() - widths / 2
+    a = torch.full((1, 3), -0.5).double()
+    of_a, _ = nearest_boxes((a, a + 1), (b, b + widths))
+    assert of_a.item() == pytest.approx(1 + 36**2 / (45.5**2 + 2 * 18**2))
+
+
 def test_distances_by_hand() -> None:
     """Boxes of 8 and 9 that share 1; centres (1, 2) and (2.5, 4.5); around both 4 x 6."""
     a, b = (torch.tensor([[0.0, 0]]), torch.tensor([[2.0, 4]])), (torch.tensor([[1.0, 3]]), torch.tensor([[4.0, 6]]))

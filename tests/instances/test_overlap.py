@@ -40,6 +40,7 @@ def test_equals_plain_loops(shape: tuple[int, ...], masked: bool) -> None:
     expected = counted(instances, components, valid)
     assert table_as_dict(table) == expected
     everywhere = torch.ones_like(instances, dtype=torch.bool) if valid is None else valid
+    assert table.components.size.sum() == ((components > 0) & everywhere).sum()
     sums = table.sums(values)
     for k, (b, i, j) in enumerate(pairs_of(table)):
         region = (instances[b] == i) & (components[b] == j) & everywhere[b]
