@@ -23,6 +23,18 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_test_that_the_fidelity_page_names_exists():
+    named = set(re.findall(r"`(test_\w+\.py)`", (ROOT / "docs" / "fidelity.md").read_text()))
+    assert named and named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def test_every_term_is_on_the_page_of_losses():
+    from nnunet_instance_trainers.losses.terms import TERMS
+
+    page = (ROOT / "docs" / "losses.md").read_text()
+    assert all(f"`{term}`" in page for term in TERMS)
+
+
 def test_every_command_that_the_pages_name_exists():
     from nnunet_instance_trainers.cli import _parser
 

@@ -56,8 +56,9 @@ def test_the_link_does_too_and_goes_away_again():
     assert "Could not find requested nnunet trainer" in run([sys.executable, "-c", FIND], expect=1).stderr
 
 
-def test_two_epochs_and_a_prediction_through_the_real_commands(boxes):
-    """Plain nnUNetv2_train and nnUNetv2_predict, with the variable set; also from maps made by precompute."""
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerBlob", "nnUNetTrainerInstance", "nnUNetTrainerICI"])
+def test_two_epochs_and_a_prediction_through_the_real_commands(boxes, trainer):
+    """Plain nnUNetv2_train and nnUNetv2_predict, with the variable set, from maps made by precompute."""
     folders, plans = boxes
     configuration = plans[BOXES]["configurations"]["3d_fullres"]
     configuration["instance_training"] = {
@@ -66,14 +67,11 @@ def test_two_epochs_and_a_prediction_through_the_real_commands(boxes):
         "num_val_iterations_per_epoch": 1,
     }
     (folders.preprocessed / BOXES / "nnUNetPlans.json").write_text(json.dumps(plans[BOXES]))
-    train = ["nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerBlob", "-device", "cpu"]
+    train = ["nnUNetv2_train", "901", "3d_fullres", "0", "-tr", trainer, "-device", "cpu"]
     folder = run(["nnunet-instance", "path"]).stdout.strip()
-    stopped = run(train, folders, expect=1, nnUNet_extTrainer=folder)  # instancesTr, but nothing precomputed
-    assert stopped.stderr.strip().splitlines()[-1].startswith("nnunet-instance: error: dataset 'Dataset901_Boxes'")
-    assert "Traceback" not in stopped.stderr
     run(["nnunet-instance", "precompute", "-d", "901", "-c", "3d_fullres", "-np", "2"], folders)
     run(train, folders, nnUNet_extTrainer=folder)
-    results = folders.results / BOXES / "nnUNetTrainerBlob__nnUNetPlans__3d_fullres" / "fold_0"
+    results = folders.results / BOXES / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
     assert (results / "checkpoint_final.pth").is_file() and (results / "validation" / "summary.json").is_file()
     assert json.loads((results / "instance_training.json").read_text()) == {"source": "precomputed"}
     images = folders.root / "images"
@@ -105,6 +103,14 @@ def test_two_epochs_and_a_prediction_through_the_real_commands(boxes):
         nnUNet_extTrainer=folder,
     )
     assert (folders.root / "predicted" / "case_0.nii.gz").is_file()
+
+
+def test_plain_nnunet_stops_with_our_one_line(boxes):
+    folder = run(["nnunet-instance", "path"]).stdout.strip()
+    train = ["nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerBlob", "-device", "cpu"]
+    stopped = run(train, boxes[0], expect=1, nnUNet_extTrainer=folder)  # instancesTr, but nothing precomputed
+    assert stopped.stderr.strip().splitlines()[-1].startswith("nnunet-instance: error: dataset 'Dataset901_Boxes'")
+    assert "Traceback" not in stopped.stderr
 
 
 def test_a_dataset_that_is_not_preprocessed_is_one_line(boxes):
