@@ -150,5 +150,7 @@ class Comparison:
 
     @staticmethod
     def _log_mean_sigmoid(objects: Objects, logits: Tensor) -> Tensor:
-        # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed.
-        return (objects.sum_gathered(logits.clamp(min=-80).sigmoid()) / objects.size).log()
+        # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed. What lies
+        # below counts as -80 but keeps its gradient, which is the softmax of the logits and sums to 1.
+        kept = logits + (logits.clamp(min=-80) - logits).detach()
+        return (objects.sum_gathered(kept.sigmoid()) / objects.size).log()
