@@ -77,31 +77,9 @@ def test_two_epochs_and_a_prediction_through_the_real_commands(boxes, trainer):
     images = folders.root / "images"
     images.mkdir()
     shutil.copy(folders.raw / BOXES / "imagesTr" / "case_0_0000.nii.gz", images)
-    run(
-        [
-            "nnUNetv2_predict",
-            "-i",
-            images,
-            "-o",
-            folders.root / "predicted",
-            "-d",
-            "901",
-            "-c",
-            "3d_fullres",
-            "-f",
-            "0",
-            "-tr",
-            "nnUNetTrainerBlob",
-            "-device",
-            "cpu",
-            "-npp",
-            "1",
-            "-nps",
-            "1",
-        ],
-        folders,
-        nnUNet_extTrainer=folder,
-    )
+    model = ["-d", "901", "-c", "3d_fullres", "-f", "0", "-tr", trainer]
+    predict = ["nnUNetv2_predict", "-i", images, "-o", folders.root / "predicted", *model]
+    run([*predict, "-device", "cpu", "-npp", "1", "-nps", "1"], folders, nnUNet_extTrainer=folder)
     assert (folders.root / "predicted" / "case_0.nii.gz").is_file()
 
 
