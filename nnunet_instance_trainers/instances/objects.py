@@ -116,16 +116,6 @@ class Objects:
         total = values.flatten(1).sum(1, dtype=sum_type(values))
         return total - self.per_sample(self.sum_gathered(gathered))
 
-    def subset(self, chosen: Tensor) -> Objects:
-        """The objects for which ``chosen`` (N,) holds, with their voxels."""
-        part = object.__new__(Objects)
-        part.shape, part._valid = self.shape, self._valid
-        part.sample, part.id, part.size = self.sample[chosen], self.id[chosen], self.size[chosen]
-        kept = chosen[self.member]
-        part.voxel = self.voxel[kept]
-        part.member = (chosen.cumsum(0) - 1)[self.member[kept]]
-        return part
-
     @cached_property
     def coordinates(self) -> Tensor:
         """(d, K) int32 position of every voxel along each axis."""

@@ -136,21 +136,23 @@ class Comparison:
             return torch.ones_like(objects.size, dtype=torch.bool)
         return objects.sums(self._beside_ignored.to(self.probabilities.dtype)) == 0
 
-    def log_mean(self, objects: Objects) -> Tensor:
-        """(N,) log of the mean probability in each object."""
+    @cached_property
+    def log_instance_mean(self) -> Tensor:
+        """(N,) log of the mean probability in each instance."""
         if self._logits is None:
-            return (objects.sums(self.probabilities) / objects.size + _TINY).log()
-        return self._log_mean_sigmoid(objects, objects.gather(self._logits))
+            return (self.instance_mass / self.instances.size + _TINY).log()
+        return _log_mean_sigmoid(self.instances, self.instances.gather(self._logits))
 
-    def log_mean_complement(self, objects: Objects) -> Tensor:
-        """(N,) log of one minus the mean probability in each object."""
+    @cached_property
+    def log_component_complement(self) -> Tensor:
+        """(M,) log of one minus the mean probability in each component."""
         if self._logits is None:
-            return (1 - objects.sums(self.probabilities) / objects.size + _TINY).log()
-        return self._log_mean_sigmoid(objects, -objects.gather(self._logits))
+            return (1 - self.component_mass / self.components.size + _TINY).log()
+        return _log_mean_sigmoid(self.components, -self.components.gather(self._logits))
 
-    @staticmethod
-    def _log_mean_sigmoid(objects: Objects, logits: Tensor) -> Tensor:
-        # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed. What lies
-        # below counts as -80 but keeps its gradient, which is the softmax of the logits and sums to 1.
-        kept = logits + (logits.clamp(min=-80) - logits).detach()
-        return (objects.sum_gathered(kept.sigmoid()) / objects.size).log()
+
+def _log_mean_sigmoid(objects: Objects, logits: Tensor) -> Tensor:
+    # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed. What lies
+    # below counts as -80 but keeps its gradient, which is the softmax of the logits and sums to 1.
+    kept = logits + (logits.clamp(min=-80) - logits).detach()
+    return (objects.sum_gathered(kept.sigmoid()) / objects.size).log()

@@ -329,14 +329,13 @@ def instance_average(
 def rate_average(c: Comparison, *, side: str, surrogate_weight: float = 0.1) -> Average:
     """:func:`false_instance_loss` before its division by the number of samples."""
     if _is_target(side):
-        objects, counted, bad, log_chance = c.instances, c.whole_instances, c.missed, c.log_mean
+        objects, counted, bad, log_chance = c.instances, c.whole_instances, c.missed, c.log_instance_mean
     else:
-        objects, counted, bad, log_chance = c.components, c.whole_components, c.false, c.log_mean_complement
-    chosen = objects.subset(bad & counted)
-    surrogate = -log_chance(chosen)
-    presence = _straight_through(torch.ones_like(surrogate), surrogate, surrogate_weight)
+        objects, counted, bad, log_chance = c.components, c.whole_components, c.false, c.log_component_complement
+    bad = (bad & counted).to(log_chance.dtype)
+    presence = bad * _straight_through(torch.ones_like(log_chance), -log_chance, surrogate_weight)
     number = objects.per_sample(counted.long())
-    return Average.over((chosen.per_sample(presence) / number.clamp(min=1)).to(c.probabilities.dtype), number.sum())
+    return Average.over((objects.per_sample(presence) / number.clamp(min=1)).to(c.probabilities.dtype), number.sum())
 
 
 def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_weight: float = 0.1) -> Average:
@@ -355,7 +354,7 @@ def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_w
     # A component's mean p is at least the threshold: its logarithm needs no logits.
     confirmed = (c.component_mass / components.size).clamp(min=1e-6).log()
     right = _carried(components, on, shared, confirmed, surrogate_weight)
-    wrong = _carried(components, off, drawn - shared, -c.log_mean_complement(components), surrogate_weight)
+    wrong = _carried(components, off, drawn - shared, -c.log_component_complement, surrogate_weight)
     dice = Dice()(right, wrong, wanted, wanted)
     return Average.over(dice.to(c.probabilities.dtype), c.instances.number.sum() + components.number.sum())
 
@@ -435,8 +434,7 @@ def _target_losses(
         n_negative = instances.valid_size[instances.sample] - instances.size
     losses = _added(criterion, tp, fp, instances.size, n_negative)
     if missed == "soft":
-        surrogate = -c.log_mean(instances.subset(c.missed))
-        losses = losses.index_put((c.missed,), _straight_through(losses[c.missed], surrogate, surrogate_weight))
+        losses = _where_bad(c.missed, losses, -c.log_instance_mean, surrogate_weight)
     return losses
 
 
@@ -448,8 +446,7 @@ def _prediction_losses(c: Comparison, criterion: CriterionSpec, surrogate_weight
     n_negative = c.instances.valid_size[components.sample] - n_positive
     losses = _added(criterion, tp, c.component_mass - tp, n_positive, n_negative)
     if surrogate_weight:
-        surrogate = -c.log_mean_complement(components.subset(c.false))
-        losses = losses.index_put((c.false,), _straight_through(losses[c.false], surrogate, surrogate_weight))
+        losses = _where_bad(c.false, losses, -c.log_component_complement, surrogate_weight)
     return losses
 
 
@@ -469,6 +466,11 @@ def _added(criterion: CriterionSpec, tp: Tensor, fp: Tensor, n_positive: Tensor,
 def _straight_through(value: Tensor, surrogate: Tensor, weight: float) -> Tensor:
     """The value in the forward pass, the gradient of ``weight * surrogate`` added to its own in the backward pass."""
     return value + weight * (surrogate - surrogate.detach())
+
+
+def _where_bad(bad: Tensor, losses: Tensor, surrogate: Tensor, weight: float) -> Tensor:
+    """The losses, with the surrogate's gradient added for missed instances or false components."""
+    return torch.where(bad, _straight_through(losses, surrogate, weight), losses)
 
 
 def _is_target(side: str) -> bool:

@@ -87,22 +87,6 @@ def test_centres_and_boxes_equal_plain_loops(shape: tuple[int, ...], masked: boo
         assert objects.centres()[i].tolist() == (at.double().mean(0) + 0.5).floor().tolist()
 
 
-@on_every_case
-def test_a_subset_is_made_as_if_the_others_were_not_there(shape: tuple[int, ...], masked: bool, sparse: bool) -> None:
-    ids, valid = case(shape, masked, sparse=sparse)
-    objects = Objects(ids, valid=valid)
-    for chosen in (torch.arange(len(objects)) % 3 == 1, torch.zeros(len(objects), dtype=torch.bool)):
-        part = objects.subset(chosen)
-        others = torch.zeros_like(ids)
-        for keep, (b, i) in zip(chosen, names_of(objects)):
-            if keep:
-                others[b][ids[b] == i] = i
-        expected = Objects(others, valid=valid)
-        for name in ("sample", "id", "size", "voxel", "member"):
-            assert torch.equal(getattr(part, name), getattr(expected, name)), name
-        assert torch.equal(part.background_size, expected.background_size)
-
-
 def test_sizes_boxes_and_centres_are_analytic() -> None:
     a, b, c = Box((1, 1), (5, 6)), Box((8, 2), (12, 4)), Disc((13, 10), 2)
     objects = Objects(paint((16, 13), [a, b, c])[None])

@@ -77,24 +77,32 @@ def test_predicted_voxels_come_before_the_threshold_and_components_before_both()
 def test_log_means_equal_plain_loops(source: str) -> None:
     z, ids = scene(SHAPES[0], seed=53)
     given = {"logits": {"logits": z}, "lazy_logits": {"lazy_logits": lambda: z}}.get(source, {})
-    c = Comparison(z.sigmoid(), ids, **given)
+    c = Comparison(z.sigmoid(), ids, components=ids, **given)
     means = c.instance_mass / c.instances.size
     tiny = 0 if given else 1e-6
-    torch.testing.assert_close(c.log_mean(c.instances), (means + tiny).log(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(c.log_mean_complement(c.instances), (1 - means + tiny).log(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(c.log_instance_mean, (means + tiny).log(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(c.log_component_complement, (1 - means + tiny).log(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_log_means_neither_under_nor_overflow(dtype: torch.dtype) -> None:
     ids = torch.tensor([[1, 1, 2, 2]])
     z = torch.tensor([[-70.0, -71, 70, 72]], dtype=dtype)
-    c = Comparison(z.sigmoid(), ids, logits=z)
+    c = Comparison(z.sigmoid(), ids, components=ids, logits=z)
     expected = -70 + torch.tensor((1 + torch.e**-1) / 2).log().item()
-    assert c.log_mean(c.instances).tolist() == pytest.approx([expected, 0])
+    assert c.log_instance_mean.tolist() == pytest.approx([expected, 0])
     other = -70 + torch.tensor((1 + torch.e**-2) / 2).log().item()
-    assert c.log_mean_complement(c.instances).tolist() == pytest.approx([0, other])
-    beyond = Comparison(z.sigmoid(), ids, logits=100 * z)
-    assert beyond.log_mean(beyond.instances).isfinite().all()
+    assert c.log_component_complement.tolist() == pytest.approx([0, other])
+
+
+def test_far_beyond_saturation_the_log_means_stay_finite_and_keep_their_gradient() -> None:
+    ids = torch.tensor([[1, 1, 2, 2]])
+    z = torch.tensor([[-700.0, -900, 700, 900]], requires_grad=True)
+    c = Comparison(z.sigmoid(), ids, components=ids, logits=z)
+    assert c.log_instance_mean.isfinite().all() and c.log_component_complement.isfinite().all()
+    (up,) = torch.autograd.grad(c.log_instance_mean[0], z, retain_graph=True)
+    (down,) = torch.autograd.grad(c.log_component_complement[1], z)
+    assert up.sum().item() == pytest.approx(1) and down.sum().item() == pytest.approx(-1)
 
 
 def test_nothing_is_computed_before_it_is_asked_for_nor_twice(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -122,7 +130,7 @@ def test_nothing_is_computed_before_it_is_asked_for_nor_twice(monkeypatch) -> No
         c.missed, c.false, c.components, c.component_mass, c.pair_mass  # noqa: B018
     assert calls == ["predicted", "label"]
     for _ in range(2):
-        c.log_mean(c.instances)
+        _ = c.log_instance_mean
     assert calls == ["predicted", "label", "logits"]
 
 
