@@ -144,7 +144,7 @@ def _configure(arguments: argparse.Namespace) -> None:
     if arguments.o in ("", arguments.p) or target.stem != arguments.o:
         raise UserError(f"-o {arguments.o!r} is no name for a copy of {arguments.p!r}: give another name, not a path")
     plans, dataset = _read_json(file), _read_json(file.parent / "dataset.json")
-    if target.exists() and not any(PLANS_KEY in plan for plan in _read_json(target)["configurations"].values()):
+    if target.exists() and not _was_configured(_read_json(target), PLANS_KEY):
         raise UserError(f"{target} exists and was not made by 'configure': give another name with -o")
     # Names of configurations hold no "=", so what -c took of the settings can be told from them.
     pairs = [pair for pair in arguments.c or () if "=" in pair] + arguments.settings
@@ -166,6 +166,11 @@ def _configure(arguments: argparse.Namespace) -> None:
     with write_atomically(target) as temporary:
         temporary.write_text(json.dumps(plans, indent=4))
     print(f"wrote {target}; train with -p {arguments.o}")
+
+
+def _was_configured(content: Any, key: str) -> bool:
+    configurations = content.get("configurations") if isinstance(content, dict) else None
+    return isinstance(configurations, dict) and any(key in plan for plan in configurations.values())
 
 
 def _parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -192,6 +197,8 @@ def _parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _precompute(arguments: argparse.Namespace) -> None:
+    if arguments.np < 1:
+        raise UserError(f"-np must be at least 1, got {arguments.np}")
     names = [_dataset_name(dataset) for dataset in arguments.d]
     for name in names:
         _plans_file(name, arguments.p)

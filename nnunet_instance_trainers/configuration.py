@@ -251,11 +251,22 @@ class Settings:
             cls._check(values, place)
             weights = {**settings.weights, **values.get("weights", {})}
             settings = replace(settings, **{**values, "weights": weights})
-        if not settings.parts:
-            raise UserError(f"setting 'weights' in {where} must give something a weight above 0")
-        if settings.scale == "unit" and not settings.weights["pixel"] > 0:
-            raise UserError(f"setting 'scale' in {where} can only be 'unit' with a pixel weight above 0")
         return settings
+
+    def check_for_training(self, *, has_regions: bool, dim: int, where: str) -> None:
+        """Check what only the trainer, its data and all settings together can tell.
+
+        Raises:
+            UserError: settings that exclude each other or do not fit the data.
+        """
+        if not self.parts:
+            raise UserError(f"setting 'weights' in {where} must give something a weight above 0")
+        if self.scale == "unit" and not self.weights["pixel"] > 0:
+            raise UserError(f"setting 'scale' in {where} can only be 'unit' with a pixel weight above 0")
+        if has_regions and self.components_from == "argmax":
+            raise UserError(f"setting 'components_from' in {where} cannot be 'argmax' with regions: use 'threshold'")
+        if not isinstance(self.center_width, int) and len(self.center_width) != dim:
+            raise UserError(f"setting 'center_width' in {where} must be one number or {dim}, got {self.center_width}")
 
     @classmethod
     def _check(cls, values: Mapping[str, Any], where: str) -> None:

@@ -267,6 +267,7 @@ def test_a_copy_of_a_copy_keeps_earlier_weights(preprocessed: Path) -> None:
         (["seed=1", "-p", "Mine"], "-o 'Mine' is no name for a copy of 'Mine'"),
         (["seed=1", "-o", "a/b"], "-o 'a/b' is no name for a copy of 'nnUNetPlans'"),
         (["seed=1", "-o", "Foreign"], "Foreign.json exists and was not made by 'configure'"),
+        (["seed=1", "-o", "dataset"], "dataset.json exists and was not made by 'configure'"),
         ([], "no settings given: add KEY=VALUE"),
     ],
 )

@@ -69,6 +69,10 @@ def resolve(overrides: Any, trainer: type = object) -> Settings:
     return Settings.resolve(trainer, overrides, where=WHERE)
 
 
+def check(overrides: dict, has_regions: bool = False) -> None:
+    resolve(overrides).check_for_training(has_regions=has_regions, dim=3, where=WHERE)
+
+
 def test_the_table_above_knows_every_setting() -> None:
     assert list(SETTINGS) == [setting.name for setting in fields(Settings)]
 
@@ -175,7 +179,21 @@ def test_a_pixel_weight_of_zero_has_no_unit() -> None:
     alone = {"weights": {"pixel": 0, "blob": 1}}
     assert resolve(alone).effective_weights == {"pixel": 0, "blob": 1}
     with pytest.raises(UserError, match=f"'scale' in {WHERE} can only be 'unit' with a pixel weight above 0"):
-        resolve({**alone, "scale": "unit"})
+        check({**alone, "scale": "unit"})
+
+
+@pytest.mark.parametrize(
+    "overrides, has_regions, message",
+    [
+        ({"weights": {"pixel": 0}}, False, "'weights' in .* must give something a weight above 0"),
+        ({"components_from": "argmax"}, True, "'components_from' in .* cannot be 'argmax' with regions"),
+        ({"center_width": [3, 3]}, False, "'center_width' in .* must be one number or 3, got"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_refused(overrides: dict, has_regions: bool, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(overrides, has_regions)
+    check({"center_width": [3, 5, 5], "components_from": "threshold"}, has_regions)
 
 
 def test_terms_of_weight_zero_are_left_out() -> None:

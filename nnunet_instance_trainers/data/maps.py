@@ -71,6 +71,7 @@ class CaseRecord:
 
     Attributes:
         segmentation, map, table: digests of nnU-Net's segmentation, of the map and of the table.
+        source: digest of the raw files that the ids came from.
         found: instances in the original annotation.
         lost: how many of them no longer have a voxel on the preprocessed grid.
     """
@@ -78,6 +79,7 @@ class CaseRecord:
     segmentation: str
     map: str
     table: str
+    source: str
     found: int
     lost: int
 
@@ -197,9 +199,9 @@ def _problem(record: CaseRecord | None, folder: Path, segmentation: Path, case: 
     return None
 
 
-def is_current(manifest: Manifest | None, preprocessed: str | Path, case: str) -> bool:
-    """Whether a case's map need not be made again."""
-    if manifest is None:
+def is_current(manifest: Manifest | None, preprocessed: str | Path, case: str, source: str) -> bool:
+    """Whether a case's map need not be made again; ``source`` is the digest of its raw files."""
+    if manifest is None or case not in manifest.cases or manifest.cases[case].source != source:
         return False
     folder = maps_folder(preprocessed)
     return _problem(manifest.cases.get(case), folder, segmentation_file(preprocessed, case), case) is None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -133,9 +134,14 @@ def precompute_configuration(dataset_name: str, configuration: str, manager: Pla
     origin = "components" if job.annotated is None else "instancesTr"
     fresh = Manifest(origin=origin, channels=job.channels, per_slice=job.per_slice, cases={})
     manifest = Manifest.read(folder)
+    if manifest is not None and manifest.origin == "instancesTr" and job.annotated is None:
+        raise UserError(
+            f"the maps in {folder} were made from instancesTr, which is not there now: set nnUNet_raw, or delete the "
+            "folder of maps to use components"
+        )
     if manifest is None or replace(manifest, cases={}) != fresh:
         manifest = fresh
-    current = [case for case in cases if is_current(manifest, job.preprocessed, case)]
+    current = [case for case in cases if is_current(manifest, job.preprocessed, case, _source_digest(job, case))]
     manifest = replace(manifest, cases={case: manifest.cases[case] for case in current})
     remaining = [case for case in cases if case not in manifest.cases]
     with tqdm(total=len(cases), initial=len(current), desc=f"instance maps, {configuration}", unit="case") as bar:
@@ -196,6 +202,8 @@ def _map_cases(job: Job, cases: Sequence[str], n_processes: int) -> Iterable[tup
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise
+        except BrokenProcessPool:
+            raise UserError("a worker was killed, probably for want of memory: use a smaller -np") from None
 
 
 def _map_case(job: Job, case: str) -> CaseRecord:
@@ -218,9 +226,17 @@ def _map_case(job: Job, case: str) -> CaseRecord:
         segmentation=digest(segmentation_file(job.preprocessed, case)),
         map=digest(map_file(folder, case)),
         table=digest(table_file(folder, case)),
+        source=_source_digest(job, case),
         found=found,
         lost=found - kept,
     )
+
+
+def _source_digest(job: Job, case: str) -> str:
+    """A checksum of the raw label and, where there is one, of the annotators' map."""
+    name = f"{case}{job.dataset['file_ending']}"
+    files = [folder / name for folder in (job.ground_truth, job.annotated) if folder is not None]
+    return " ".join(digest(file) for file in files if file.is_file())
 
 
 def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -239,11 +255,17 @@ def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarr
         raise UserError(
             f"case {case!r}: {path} has shape {ids.shape}, its label {label.shape}: save it on the label's grid"
         )
+    raw_label = job.annotated.with_name("labelsTr") / file_name
+    if not _same_geometry(geometry, map_geometry) and raw_label.is_file():
+        # nnU-Net copies labels without what lies beside them, such as the spacing of a TIFF.
+        geometry = _read(job.reader, raw_label, case)[1]
     if not _same_geometry(geometry, map_geometry):
         raise UserError(
             f"case {case!r}: {path} differs from its label in spacing, origin or direction: copy the "
             "label's header into it"
         )
+    if ids.max(initial=0) >= 2**24:
+        raise UserError(f"case {case!r}: {path} has ids of 2^24 and more, which nnU-Net's readers round: renumber them")
     ids = np.where(label == job.dataset["labels"].get("ignore", -1), 0, ids)
     stray = np.count_nonzero((ids != 0) & (label == 0))
     if stray:

@@ -69,6 +69,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
             own = PlansManager(plans).get_configuration(configuration).configuration.get(PLANS_KEY, {})
             self.settings = Settings.resolve(type(self), own, where=where)
             has_regions = PlansManager(plans).get_label_manager(dataset_json).has_regions
+            dim = len(PlansManager(plans).get_configuration(configuration).patch_size)
+            self.settings.check_for_training(has_regions=has_regions, dim=dim, where=where)
             self.instance_channels = self.settings.channels(dataset_json["labels"], has_regions)
         self.instance_source: str | None = None  # -> get_dataloaders
         self.is_resumed = plans.get("continue_training", False)
@@ -80,9 +82,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
 
     def initialize(self) -> None:
         if self.settings.seed is not None:
-            random.seed(self.settings.seed)
-            np.random.seed(self.settings.seed)
-            torch.manual_seed(self.settings.seed)
+            seed = self.settings.seed + self.local_rank  # processes must not draw the same patches
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
         super().initialize()
 
     # --- loss ---------------------------------------------------------------------------------------------
@@ -180,8 +183,11 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
         """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""
         if not self.settings.needs_ids:
             return "none"
-        if self.is_resumed and self._record.is_file():
-            return json.loads(self._record.read_text())["source"]
+        recorded = (
+            json.loads(self._record.read_text())["source"] if self.is_resumed and self._record.is_file() else None
+        )
+        if recorded in ("patch", "precomputed"):
+            return recorded
         has_maps = Manifest.file(maps_folder(self.preprocessed_dataset_folder)).is_file()
         if self.settings.source is None and not has_maps and self._has_annotated_maps():
             raise UserError(

@@ -40,7 +40,7 @@ def preprocessed(tmp_path: Path) -> Path:
         files = segmentation_file(folder, case), map_file(maps, case), table_file(maps, case)
         for file in files:
             file.write_bytes(f"{file.name} {'x' * 100}".encode())
-        records[case] = CaseRecord(*map(digest, files), found=5, lost=1)
+        records[case] = CaseRecord(*map(digest, files), "raw", found=5, lost=1)
     Manifest("instancesTr", (1, 2), False, records).write(maps)
     return folder
 
@@ -126,7 +126,10 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    records = {"b": CaseRecord("1", "2", "3", found=4, lost=0), "a": CaseRecord("5", "6", "7", found=8, lost=2)}
+    records = {
+        "b": CaseRecord("1", "2", "3", "4", found=4, lost=0),
+        "a": CaseRecord("5", "6", "7", "8", found=8, lost=2),
+    }
     for manifest in (Manifest("components", (1, 3), True, records), Manifest("instancesTr", (0,), False, {})):
         manifest.write(tmp_path)
         assert Manifest.read(tmp_path) == manifest
@@ -209,7 +212,8 @@ def test_a_damage_names_the_case_the_problem_and_the_remedy(preprocessed: Path, 
         verify(preprocessed, CASES, [1, 2], REMEDY)
     assert str(info.value) == f"case 'case_b': {problem}: run '{REMEDY}'"
     manifest = Manifest.read(maps_folder(preprocessed))
-    assert [is_current(manifest, preprocessed, case) for case in CASES] == [True, False, True]
+    assert [is_current(manifest, preprocessed, case, "raw") for case in CASES] == [True, False, True]
+    assert not is_current(manifest, preprocessed, CASES[0], "mended")
     verify(preprocessed, ["case_a", "case_c"], [1, 2], REMEDY)  # what the training does not read does not matter
 
 
@@ -224,7 +228,7 @@ def test_no_maps_at_all(preprocessed: Path) -> None:
     Manifest.file(folder).unlink()
     with pytest.raises(UserError, match=re.escape(f"no instance maps in {folder}: run '{REMEDY}'")):
         verify(preprocessed, CASES, [1], REMEDY)
-    assert not is_current(None, preprocessed, "case_a")
+    assert not is_current(None, preprocessed, "case_a", "raw")
 
 
 def test_maps_made_without_a_class_of_the_training(preprocessed: Path) -> None:

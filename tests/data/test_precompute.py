@@ -57,14 +57,29 @@ def test_without_resampling_the_map_is_the_raw_map_cropped(boxes):
         assert same_partition(ids[0], raw)
 
 
+def test_a_mended_annotators_map_is_taken_up(boxes):
+    folders, _ = boxes
+    run(BOXES)
+    before = {case: ids.copy() for case, _, ids in maps_of(folders, BOXES)}
+    rewrite(folders.raw / BOXES / "instancesTr" / "case_1.nii.gz", lambda ids: np.where(ids == ids.max(), 1, ids))
+    run(BOXES)
+    changed = [case for case, _, ids in maps_of(folders, BOXES) if not same_partition(ids[0], before[case][0])]
+    assert changed == ["case_1"]
+
+
 def test_touching_objects_stay_apart_only_with_annotators_maps(boxes, capsys):
     import shutil
+
+    from nnunet_instance_trainers.errors import UserError
 
     folders, _ = boxes
     run(BOXES)
     with_maps = [ids.max() for _, _, ids in maps_of(folders, BOXES)]
     assert "(from instancesTr), 0 lost" in capsys.readouterr().out
     shutil.rmtree(folders.raw / BOXES / "instancesTr")
+    with pytest.raises(UserError, match="were made from instancesTr, which is not there now"):
+        run(BOXES)
+    shutil.rmtree(folders.preprocessed / BOXES / "nnUNetPlans_3d_fullres_instances")
     run(BOXES)
     assert "(from components), 0 lost" in capsys.readouterr().out
     without = [ids.max() for _, _, ids in maps_of(folders, BOXES)]
@@ -235,6 +250,10 @@ def _bare_foreground(folder):
     rewrite(folder / "case_1.nii.gz", lambda ids: np.where(ids == ids.max(), 0, ids))
 
 
+def _huge_ids(folder):
+    rewrite(folder / "case_1.nii.gz", lambda ids: np.where(ids > 0, ids + np.float32(2**24), 0).astype(np.float32))
+
+
 def _unreadable(folder):
     (folder / "case_1.nii.gz").write_bytes(b"no image")
 
@@ -247,6 +266,7 @@ def _unreadable(folder):
         (_other_geometry, "differs from its label in spacing"),
         (_ids_on_background, "has ids in 1 voxels that the label calls background"),
         (_bare_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
+        (_huge_ids, "has ids of 2\\^24 and more.*renumber them"),
         (_unreadable, "cannot read"),
     ],
 )

@@ -272,6 +272,14 @@ def test_a_resumed_training_keeps_its_source(boxes):
     assert fresh._choose_source() == "precomputed" and resumed._choose_source() == "patch"
 
 
+def test_a_training_resumed_with_its_first_id_term_gets_ids(boxes):
+    from nnunet_instance_trainers.trainers import nnUNetTrainerInstanceBaseline
+
+    make(boxes, trainer=nnUNetTrainerInstanceBaseline).run_training()
+    resumed = make(boxes, trainer=nnUNetTrainerInstanceBaseline, resume=True, weights={"blob": 1.0})
+    assert resumed._choose_source() == "patch"
+
+
 def test_without_maps_components_are_the_source_and_the_log_says_so(boxes):
     import shutil
 
