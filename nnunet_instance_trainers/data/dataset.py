@@ -9,6 +9,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunet_instance_trainers.data.maps import map_file, maps_folder
 from nnunet_instance_trainers.data.transforms import MAX_IDS
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.instances import renumber
 
 __all__ = ["InstanceDataset", "SegmentationWithInstances"]
 
@@ -46,13 +47,10 @@ class SegmentationWithInstances:
         return np.concatenate((segmentation.astype(np.int16, copy=False), np.stack(ids)))
 
     def _consecutive(self, ids: np.ndarray) -> np.ndarray:
-        occupied = ids > 0
-        present, renumbered = np.unique(ids[occupied], return_inverse=True)
-        if len(present) > MAX_IDS:
+        consecutive, n = renumber(ids)
+        if n > MAX_IDS:
             raise UserError(
-                f"case {self.identifier!r}: a crop holds {len(present)} instances, more than the {MAX_IDS} that "
+                f"case {self.identifier!r}: a crop holds {n} instances, more than the {MAX_IDS} that "
                 "nnU-Net's int16 segmentations can carry: use a smaller patch size in the plans"
             )
-        crop = np.zeros(ids.shape, dtype=np.int16)
-        crop[occupied] = renumbered + 1
-        return crop
+        return consecutive.astype(np.int16)

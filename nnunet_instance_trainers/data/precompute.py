@@ -38,7 +38,7 @@ from nnunet_instance_trainers.data.maps import (
 )
 from nnunet_instance_trainers.data.repair import repair_ids
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances import label_components, renumber
 
 __all__ = ["Job", "precompute", "precompute_configuration"]
 
@@ -216,7 +216,7 @@ def _map_case(job: Job, case: str) -> CaseRecord:
         carried = _to_preprocessed_grid(ids, properties, mask.shape, job.plans["transpose_forward"])
         kept += _count(carried, mask)
         repaired, _ = repair_ids(carried, mask)
-        channels.append(_renumber(_per_slice(repaired) if job.per_slice else repaired))
+        channels.append(renumber(_per_slice(repaired) if job.per_slice else repaired)[0])
     found = sum(_count(ids, mask) for ids, mask in zip(raw_ids, raw_masks))
     folder = maps_folder(job.preprocessed)
     write_map(map_file(folder, case), np.stack(channels), like=segmentation)
@@ -327,14 +327,6 @@ def _per_slice(ids: np.ndarray) -> np.ndarray:
         pieces[index] = np.where(numbered > 0, numbered + np.int64(n), 0)
         n += in_slice
     return pieces
-
-
-def _renumber(ids: np.ndarray) -> np.ndarray:
-    """Consecutive ids 1..n in the same order."""
-    occupied = ids > 0
-    renumbered = np.zeros(ids.shape, dtype=np.uint32)
-    renumbered[occupied] = np.unique(ids[occupied], return_inverse=True)[1] + 1
-    return renumbered
 
 
 def _table(channels: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 
-from nnunet_instance_trainers.instances import OverlapTable, label_components
+from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
 
 __all__ = ["Counts", "Detection", "detect"]
 
@@ -122,7 +122,7 @@ def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
     if instances.shape != prediction.shape:
         raise ValueError(f"target and prediction must have one shape, got {instances.shape} and {prediction.shape}")
     components = label_components(prediction > 0)[0].astype(np.int64)
-    ids = _renumbered(instances)
+    ids = renumber(instances)[0].astype(np.int64)
     table = OverlapTable.of(torch.from_numpy(ids)[None], torch.from_numpy(components)[None])
     instance, component, shared = table.instance.numpy(), table.component.numpy(), table.size.numpy()
     instance_voxels, component_voxels = table.instances.size.numpy(), table.components.size.numpy()
@@ -140,14 +140,6 @@ def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
         shared_voxels=int(shared.sum()),
     )
     return Detection(ids, components, found, hits, counts)
-
-
-def _renumbered(ids: np.ndarray) -> np.ndarray:
-    """Consecutive ids 1..n in the same order."""
-    occupied = ids > 0
-    renumbered = np.zeros(ids.shape, dtype=np.int64)
-    renumbered[occupied] = np.unique(ids[occupied], return_inverse=True)[1] + 1
-    return renumbered
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -3,8 +3,8 @@
 Knows torch, numpy and cc3d, and nothing of nnU-Net. Losses and metrics are short functions of what is here.
 """
 
-from nnunet_instance_trainers.instances.components import label_batch, label_components
+from nnunet_instance_trainers.instances.components import label_batch, label_components, renumber
 from nnunet_instance_trainers.instances.objects import Objects
 from nnunet_instance_trainers.instances.overlap import OverlapTable
 
-__all__ = ["Objects", "OverlapTable", "label_batch", "label_components"]
+__all__ = ["Objects", "OverlapTable", "label_batch", "label_components", "renumber"]

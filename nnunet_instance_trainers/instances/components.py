@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["label_batch", "label_components"]
+__all__ = ["label_batch", "label_components", "renumber"]
 
 _FULL_CONNECTIVITY: dict[int, Literal[8, 26]] = {2: 8, 3: 26}
 
@@ -61,3 +61,23 @@ def label_batch(masks: Tensor) -> Tensor:
     """
     ids = [label_components(mask)[0].astype(np.int32) for mask in masks.detach().cpu().numpy()]
     return torch.from_numpy(np.stack(ids)).to(masks.device)
+
+
+def renumber(ids: np.ndarray) -> tuple[np.ndarray, int]:
+    """Make ids consecutive, in the same order.
+
+    Args:
+        ids: (*S) integers, 0 is background.
+
+    Returns:
+        (*S) uint32 ids 1..n, and n.
+
+    Example:
+        >>> renumber(np.array([[7, 0, 3]]))[0].tolist()
+        [[2, 0, 1]]
+    """
+    occupied = ids > 0
+    present, places = np.unique(ids[occupied], return_inverse=True)
+    consecutive = np.zeros(ids.shape, dtype=np.uint32)
+    consecutive[occupied] = places + 1
+    return consecutive, len(present)

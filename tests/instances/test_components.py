@@ -5,7 +5,7 @@ import pytest
 from geometry import SHAPES, Box, Disc, paint
 from scipy import ndimage
 
-from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances import label_components, renumber
 
 
 def as_sets(ids: np.ndarray) -> set[frozenset[int]]:
@@ -79,3 +79,11 @@ def test_memory_order_changes_nothing(view) -> None:  # type: ignore[no-untyped-
 def test_other_numbers_of_axes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"labels must have 2 or 3 axes, got shape \("):
         label_components(np.zeros(shape, np.uint8))
+
+
+def test_renumbered_ids_are_consecutive_and_keep_objects_and_order() -> None:
+    ids = np.array([[4_000_000, 0, 7], [7, 30, 0]])
+    consecutive, n = renumber(ids)
+    assert n == 3 and consecutive.dtype == np.uint32
+    assert consecutive.tolist() == [[3, 0, 1], [1, 2, 0]]
+    assert renumber(np.zeros((2, 3), dtype=int))[1] == 0
