@@ -123,7 +123,7 @@ def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
         raise ValueError(f"target and prediction must have one shape, got {instances.shape} and {prediction.shape}")
     components = label_components(prediction > 0)[0].astype(np.int64)
     ids = renumber(instances)[0].astype(np.int64)
-    table = OverlapTable.of(torch.from_numpy(ids)[None], torch.from_numpy(components)[None])
+    table = OverlapTable(torch.from_numpy(ids)[None], torch.from_numpy(components)[None])
     instance, component, shared = table.instance.numpy(), table.component.numpy(), table.size.numpy()
     instance_voxels, component_voxels = table.instances.size.numpy(), table.components.size.numpy()
     found = np.bincount(instance, minlength=len(instance_voxels)) > 0

@@ -59,7 +59,7 @@ def label_batch(masks: Tensor) -> Tensor:
     Returns:
         (B, *S) int32 ids on the device of the masks.
     """
-    ids = [label_components(mask)[0].astype(np.int32) for mask in masks.detach().cpu().numpy()]
+    ids = [label_components(mask)[0].view(np.int32) for mask in masks.detach().cpu().numpy()]
     return torch.from_numpy(np.stack(ids)).to(masks.device)
 
 

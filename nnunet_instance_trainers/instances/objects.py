@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
 
-__all__ = ["Objects", "sum_type"]
+from nnunet_instance_trainers.instances.voxels import blocks, gather, integers, positions, sum_type, total
 
-
-def sum_type(values: Tensor) -> torch.dtype:
-    """The number format in which values are summed: float64, on MPS float32."""
-    return torch.float32 if values.device.type == "mps" else torch.float64
+__all__ = ["Objects"]
 
 
 class Objects:
@@ -53,30 +51,43 @@ class Objects:
     def __init__(self, ids: Tensor, *, valid: Tensor | None = None) -> None:
         if valid is not None and valid.shape != ids.shape:
             raise ValueError(f"valid must have the shape of ids, {tuple(ids.shape)}, got {tuple(valid.shape)}")
-        self.shape = ids.shape
-        self._valid = valid
-        occupied = ids > 0 if valid is None else (ids > 0) & valid
-        self.voxel = occupied.reshape(-1).nonzero().squeeze(1)
-        per_sample = max(ids[0].numel(), 1) if len(ids) else 1
-        sample = self.voxel.div(per_sample, rounding_mode="floor")
-        local = ids.reshape(-1)[self.voxel].long()
-        n_ids = int(local.max()) + 1 if len(local) else 1
-        key = sample * n_ids + local
-        if n_ids > len(local) + 1:  # too sparse for a dense vector per sample
+        voxel = positions(ids > 0 if valid is None else (ids > 0) & valid)
+        self._list(ids.shape, valid, voxel, ids.reshape(-1).index_select(0, voxel))
+
+    @classmethod
+    def among(cls, shape: torch.Size, valid: Tensor | None, voxel: Tensor, ids: Tensor) -> tuple[Objects, Tensor]:
+        """The objects of images of which only some voxels are listed, and where in that list theirs are.
+
+        Args:
+            shape: (B, *S) of the images.
+            valid: (B, *S) bool or None.
+            voxel: (K,) ascending flat positions of valid voxels.
+            ids: (K,) the ids there, 0 is background.
+        """
+        place = positions(ids > 0)
+        objects = cls.__new__(cls)
+        objects._list(shape, valid, voxel.index_select(0, place), ids.index_select(0, place))
+        return objects, place
+
+    def _list(self, shape: torch.Size, valid: Tensor | None, voxel: Tensor, ids: Tensor) -> None:
+        self.shape, self.voxel, self._valid = shape, voxel, valid
+        n_ids = int(ids.max()) + 1 if len(ids) else 1
+        key = blocks(voxel, shape[0], prod(shape[1:])).to(integers(shape[0] * n_ids)) * n_ids + ids
+        if n_ids > len(ids) + 1:  # too sparse for a dense vector per sample
             key, self.member, self.size = torch.unique(key, return_inverse=True, return_counts=True)
         else:
-            counts = torch.bincount(key, minlength=len(ids) * n_ids)
-            self.member = (counts > 0).cumsum(0)[key] - 1
-            key = counts.nonzero().squeeze(1)
+            counts = torch.bincount(key, minlength=shape[0] * n_ids)
+            self.member = (counts > 0).cumsum(0).sub_(1).to(integers(len(key))).index_select(0, key)
+            key = positions(counts > 0)
             self.size = counts[key]
-        self.sample, self.id = key.div(n_ids, rounding_mode="floor"), key % n_ids
+        self.sample, self.id = key.div(n_ids, rounding_mode="trunc"), key % n_ids
 
     def __len__(self) -> int:
         return len(self.size)
 
     def gather(self, values: Tensor) -> Tensor:
         """Values (B, *S) at the voxels of objects, as a vector (K,)."""
-        return values.reshape(-1)[self.voxel]
+        return gather(values.unsqueeze(1), self.voxel)[0]
 
     def sum_gathered(self, gathered: Tensor) -> Tensor:
         """Sums (N,) over each object of a vector made by :meth:`gather`."""
@@ -113,33 +124,55 @@ class Objects:
 
         Values must be 0 where voxels are not valid.
         """
-        total = values.flatten(1).sum(1, dtype=sum_type(values))
-        return total - self.per_sample(self.sum_gathered(gathered))
+        return total(values) - self.per_sample(self.sum_gathered(gathered))
 
     @cached_property
-    def coordinates(self) -> Tensor:
-        """(d, K) int32 position of every voxel along each axis."""
-        # Twice as fast in int32, and a batch of more voxels does not fit any memory.
-        position, axes = self.voxel.to(torch.int32), []
-        for size in reversed(self.shape[1:]):
-            rest = position.div(size, rounding_mode="floor")
-            axes.append(position - rest * size)
-            position = rest
-        return torch.stack(axes[::-1])
+    def _runs(self) -> _Runs:
+        return _Runs(self.shape, self.voxel, self.member)
 
     def centres(self) -> Tensor:
         """(N, d) int64 unweighted mean position, rounded half up (torch.round goes to even)."""
-        sums = torch.stack([torch.bincount(self.member, axis, len(self)) for axis in self.coordinates], 1).long()
+        runs = self._runs
+        weights = [*(axis * runs.size for axis in runs.line), runs.sum]
+        sums = torch.stack([torch.bincount(runs.member, weight, len(self)) for weight in weights], 1).long()
         size = self.size[:, None]
         return (2 * sums + size).div(2 * size, rounding_mode="floor")
 
     def boxes(self) -> tuple[Tensor, Tensor]:
-        """Tight boxes as two (N, d) int32 tensors: lowest position, and highest position plus one."""
-        empty = self.coordinates.new_zeros(len(self))
-        low, high = (
-            torch.stack(
-                [empty.scatter_reduce(0, self.member, axis, how, include_self=False) for axis in self.coordinates], 1
-            )
-            for how in ("amin", "amax")
-        )
-        return low, high + 1
+        """Tight boxes as two (N, d) integer tensors: lowest position, and highest position plus one."""
+        runs, member = self._runs, self._runs.member.long()
+        nowhere = runs.first.new_full((len(self),), torch.iinfo(runs.first.dtype).max)
+        low = [nowhere.scatter_reduce(0, member, axis, "amin") for axis in (*runs.line, runs.first)]
+        high = [(-nowhere).scatter_reduce(0, member, axis, "amax") for axis in (*runs.line, runs.last)]
+        return torch.stack(low, 1), torch.stack(high, 1) + 1
+
+
+class _Runs:
+    """The voxels of objects, joined where one object's follow each other in one line along the last axis.
+
+    Centres and boxes are sums and extremes over runs, of which a large object has far fewer than voxels.
+
+    Attributes:
+        member: (R,) the object of each run.
+        line: (R,) for each axis but the last, the position of its line.
+        size: (R,) its voxels; they need not touch.
+        sum, first, last: (R,) sum, lowest and highest of their positions along the last axis.
+    """
+
+    def __init__(self, shape: torch.Size, voxel: Tensor, member: Tensor) -> None:
+        n_lines, length = prod(shape[:-1]), shape[-1]
+        line = blocks(voxel, n_lines, length)
+        position = voxel - line * length
+        ends = torch.ones_like(voxel, dtype=torch.bool)
+        ends[:-1] = (line[1:] != line[:-1]).logical_or_(member[1:] != member[:-1])
+        end = positions(ends)
+        self.size = end.diff(prepend=end.new_full((1,), -1))
+        self.member = member.index_select(0, end)
+        self.first, self.last = position.index_select(0, end - self.size + 1), position.index_select(0, end)
+        self.sum = position.cumsum(0).index_select(0, end).diff(prepend=end.new_zeros(1))
+        of_run = line.index_select(0, end)
+        self.line: list[Tensor] = []
+        for size in reversed(shape[1:-1]):
+            rest = of_run.div(size, rounding_mode="trunc")
+            self.line.insert(0, of_run - rest * size)
+            of_run = rest

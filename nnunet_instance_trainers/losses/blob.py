@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Objects
+from nnunet_instance_trainers.instances.voxels import gather_with_total, total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.comparison import Comparison
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.precision import in_full_precision
+from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["blob_average", "blob_loss", "pixel_average", "pixel_loss"]
 
@@ -57,17 +59,17 @@ def blob_loss(
         >>> [round(x, 3) for x in blob_loss(p, t, reduction="none").tolist()]  # 2*1.7/(1.8+2), 2*0.2/(0.3+1)
         [0.105, 0.692]
     """
-    comparison = Comparison(probabilities, instances, valid=valid)
+    comparison = Comparison(Probabilities(probabilities), instances, valid=valid)
     if reduction == "mean":
         return blob_average(comparison, criterion=criterion).mean()
     if reduction == "none":
-        return _region_losses(comparison.instances, comparison.probabilities, criterion)
+        return _region_losses(comparison.target, comparison.probabilities, criterion)
     raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
 
 
 def blob_average(comparison: Comparison, *, criterion: CriterionSpec) -> Average:
     """:func:`blob_loss` before its division by the number of samples that have an instance."""
-    instances = comparison.instances
+    instances = comparison.target
     losses = _region_losses(instances, comparison.probabilities, criterion)
     number = instances.number
     per_sample = instances.per_sample(losses) / number.clamp(min=1)
@@ -79,7 +81,7 @@ def _region_losses(
     objects: Objects, probabilities: Tensor, criterion: CriterionSpec, *, joined: bool = False
 ) -> Tensor:
     """(N,) the criterion on the domain {background, object} of each object, or (B,) of all objects joined."""
-    inside = objects.gather(probabilities)
+    inside, everything = gather_with_total(probabilities, objects.voxel)
     n_positive, n_negative = objects.size, objects.background_size
     if joined:
         n_positive = objects.per_sample(n_positive)
@@ -88,7 +90,9 @@ def _region_losses(
     losses = []
     for part in resolve(criterion):
         positive = objects.sum_gathered(part.positive(inside))
-        negative = objects.background_sums(part.negative(probabilities), part.negative(inside))
+        of_voxels = part.negative(probabilities)
+        everywhere = everything if of_voxels is probabilities else total(of_voxels)
+        negative = everywhere - objects.per_sample(objects.sum_gathered(part.negative(inside)))
         if joined:
             positive = objects.per_sample(positive)
         else:
@@ -122,9 +126,9 @@ def pixel_loss(
         >>> pixel_loss(torch.tensor([[0.5, 0.0]]), torch.tensor([[1, 0]])).item()  # 1 - 2 * 0.5 / (0.5 + 1)
         0.33333...
     """
-    return pixel_average(Comparison(probabilities, target > 0, valid=valid), criterion=criterion).mean()
+    return pixel_average(Comparison(Probabilities(probabilities), target > 0, valid=valid), criterion=criterion).mean()
 
 
 def pixel_average(comparison: Comparison, *, criterion: CriterionSpec) -> Average:
     """:func:`pixel_loss` before its division by the number of samples; the target's objects are one region."""
-    return Average.over(_region_losses(comparison.instances, comparison.probabilities, criterion, joined=True))
+    return Average.over(_region_losses(comparison.target, comparison.probabilities, criterion, joined=True))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
-from nnunet_instance_trainers.instances.boxes import widen
+from nnunet_instance_trainers.instances.cubes import widen
+from nnunet_instance_trainers.losses.prediction import Prediction
 
 __all__ = ["Comparison"]
 
@@ -23,14 +26,9 @@ class Comparison:
     terms label it once.
 
     Args:
-        probabilities: (B, *S) predicted probabilities in [0, 1].
-        instances: (B, *S) integer target ids, 0 is background.
-        components: (B, *S) integer ids of predicted components; None labels the predicted voxels.
-        threshold: a voxel counts as predicted from this probability on.
-        logits: (B, *S) with probabilities = sigmoid(logits). Surrogates then work in log space, where they
-            keep their gradient for saturated voxels.
-        predicted, lazy_logits: functions that return the predicted voxels (B, *S), instead of the threshold,
-            and the logits, called only where something needs them.
+        prediction: what is predicted.
+        ids: (B, *S) integer target ids, 0 is background.
+        components: (B, *S) integer ids of predicted components; None labels the predicted foreground.
         valid: (B, *S) bool, False where voxels are ignored; None means that all count.
 
     Raises:
@@ -39,69 +37,68 @@ class Comparison:
 
     def __init__(
         self,
-        probabilities: Tensor,
-        instances: Tensor,
+        prediction: Prediction,
+        ids: Tensor,
         *,
         components: Tensor | None = None,
-        threshold: float = 0.5,
-        logits: Tensor | None = None,
-        predicted: Callable[[], Tensor] | None = None,
-        lazy_logits: Callable[[], Tensor] | None = None,
         valid: Tensor | None = None,
     ) -> None:
-        others = {"ids": instances, "components": components, "logits": logits, "valid": valid}
-        for name, other in others.items():
-            if other is not None and other.shape != probabilities.shape:
+        for name, other in {"ids": ids, "components": components, "valid": valid}.items():
+            if other is not None and other.shape != prediction.shape:
                 raise ValueError(
                     f"probabilities and {name} must have one shape (B, *S), "
-                    f"got {tuple(probabilities.shape)} and {tuple(other.shape)}"
+                    f"got {tuple(prediction.shape)} and {tuple(other.shape)}"
                 )
-        self.probabilities = probabilities if valid is None else probabilities.masked_fill(~valid, 0)
-        self.valid = valid
-        self._ids, self._component_ids, self._predicted = instances, components, predicted
-        self._threshold = threshold
-        self._lazy_logits = lazy_logits if logits is None else lambda: logits
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        return len(self.probabilities)
+        self.prediction, self.valid = prediction, valid
+        self.shape, self.dtype = prediction.shape, prediction.dtype
+        self._ids, self._component_ids = ids, components
 
     @cached_property
-    def instances(self) -> Objects:
+    def probabilities(self) -> Tensor:
+        """(B, *S), 0 where voxels are ignored."""
+        p = self.prediction.probabilities
+        return p if self.valid is None else p.masked_fill(~self.valid, 0)
+
+    @cached_property
+    def target(self) -> Objects:
+        """The target's instances, for losses that look at no component."""
         return Objects(self._ids, valid=self.valid)
 
     @cached_property
     def table(self) -> OverlapTable:
         ids = self._component_ids
         if ids is None:
-            predicted = self._predicted() if self._predicted else self.probabilities >= self._threshold
-            ids = label_batch(predicted if self.valid is None else predicted & self.valid)
-        elif self.valid is not None:
-            ids = torch.where(self.valid, ids, 0)
-        return OverlapTable(self.instances, Objects(ids), ids)
+            foreground = self.prediction.foreground
+            ids = label_batch(foreground if self.valid is None else foreground & self.valid)
+        return OverlapTable(self._ids, ids, valid=self.valid)
 
-    @cached_property
-    def _logits(self) -> Tensor | None:
-        return self._lazy_logits() if self._lazy_logits else None
+    @property
+    def instances(self) -> Objects:
+        return self.table.instances
 
     @property
     def components(self) -> Objects:
         return self.table.components
 
     @cached_property
+    def _read(self) -> tuple[Tensor, Tensor | None]:
+        """Probabilities and log odds at the table's voxels."""
+        return self.prediction.at(self.table.voxel)
+
+    @cached_property
     def instance_mass(self) -> Tensor:
         """(N,) summed probability of each instance."""
-        return self.instances.sums(self.probabilities)
+        return self.instances.sum_gathered(self._read[0].index_select(0, self.table.of_instances))
 
     @cached_property
     def component_mass(self) -> Tensor:
         """(M,) summed probability of each component."""
-        return self.components.sums(self.probabilities)
+        return self.components.sum_gathered(self._read[0].index_select(0, self.table.of_components))
 
     @cached_property
     def pair_mass(self) -> Tensor:
         """(P,) summed probability of what each pair shares."""
-        return self.table.sums(self.probabilities)
+        return self.table.sum_gathered(self._read[0])
 
     @cached_property
     def missed(self) -> Tensor:
@@ -134,25 +131,44 @@ class Comparison:
     def _whole(self, objects: Objects) -> Tensor:
         if self.valid is None:
             return torch.ones_like(objects.size, dtype=torch.bool)
-        return objects.sums(self._beside_ignored.to(self.probabilities.dtype)) == 0
+        return objects.sums(self._beside_ignored.to(self.dtype)) == 0
 
     @cached_property
     def log_instance_mean(self) -> Tensor:
         """(N,) log of the mean probability in each instance."""
-        if self._logits is None:
+        odds = self._read[1]
+        if odds is None:
             return (self.instance_mass / self.instances.size + _TINY).log()
-        return _log_mean_sigmoid(self.instances, self.instances.gather(self._logits))
+        return _log_mean_sigmoid(self.instances, odds.index_select(0, self.table.of_instances))
 
     @cached_property
     def log_component_complement(self) -> Tensor:
         """(M,) log of one minus the mean probability in each component."""
-        if self._logits is None:
+        odds = self._read[1]
+        if odds is None:
             return (1 - self.component_mass / self.components.size + _TINY).log()
-        return _log_mean_sigmoid(self.components, -self.components.gather(self._logits))
+        return _log_mean_sigmoid(self.components, -odds.index_select(0, self.table.of_components))
 
 
 def _log_mean_sigmoid(objects: Objects, logits: Tensor) -> Tensor:
+    """(N,) log of the mean sigmoid of logits (K,) over each object."""
+    return _LogMeanSigmoid.apply(logits, objects)
+
+
+class _LogMeanSigmoid(Function):
     # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed. What lies
     # below counts as -80 but keeps its gradient, which is the softmax of the logits and sums to 1.
-    kept = logits + (logits.clamp(min=-80) - logits).detach()
-    return (objects.sum_gathered(kept.sigmoid()) / objects.size).log()
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, objects: Objects) -> Tensor:
+        p = logits.clamp(min=-80).sigmoid_()
+        sums = objects.sum_gathered(p)
+        ctx.save_for_backward(p, sums)
+        ctx.objects = objects
+        return (sums / objects.size).log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        p, sums = ctx.saved_tensors
+        of_logits = (gradient / sums).to(p.dtype).index_select(0, ctx.objects.member)
+        return of_logits.mul_(p).mul_(1 - p), None

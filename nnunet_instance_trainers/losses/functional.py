@@ -5,14 +5,12 @@ regions are many binary problems; :mod:`nnunet_instance_trainers.losses.modules`
 """
 
 from nnunet_instance_trainers.losses.blob import blob_loss, pixel_loss
-from nnunet_instance_trainers.losses.instance import (
-    false_instance_loss,
-    instance_center_loss,
-    instance_proximity_loss,
-    instance_segmentation_loss,
-    instance_terms,
-)
+from nnunet_instance_trainers.losses.center import instance_center_loss
+from nnunet_instance_trainers.losses.family import instance_terms
+from nnunet_instance_trainers.losses.instance import instance_segmentation_loss
 from nnunet_instance_trainers.losses.inverse import inverse_weighted_loss, inverse_weights
+from nnunet_instance_trainers.losses.proximity import instance_proximity_loss
+from nnunet_instance_trainers.losses.rates import false_instance_loss
 from nnunet_instance_trainers.losses.topk import topk_dice_loss
 
 __all__ = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Objects
-from nnunet_instance_trainers.instances.objects import sum_type
+from nnunet_instance_trainers.instances.voxels import sum_type
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.comparison import Comparison
 from nnunet_instance_trainers.losses.criteria import CRITERIA, PointwiseCriterion
 from nnunet_instance_trainers.losses.precision import in_full_precision
+from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["WEIGHTED_CRITERIA", "inverse_average", "inverse_weighted_loss", "inverse_weights"]
 
@@ -94,7 +95,7 @@ def inverse_weighted_loss(
         >>> round(inverse_weighted_loss(p, t).item(), 4)  # log 2 everywhere, and the weights have mean 1
         0.6931
     """
-    comparison = Comparison(probabilities, instances, valid=valid)
+    comparison = Comparison(Probabilities(probabilities), instances, valid=valid)
     return inverse_average(comparison, criterion=criterion, max_weight=max_weight).mean()
 
 
@@ -104,7 +105,7 @@ def inverse_average(c: Comparison, *, criterion: str = "bce", max_weight: float 
         raise ValueError(
             f"the inverse-weighted criterion must be one of {', '.join(WEIGHTED_CRITERIA)}, got {criterion!r}"
         )
-    objects, inside = c.instances, c.instances.gather(c.probabilities)
+    objects, inside = c.target, c.target.gather(c.probabilities)
     of_objects, of_background = _weights(objects, max_weight)
     part = CRITERIA[criterion]()
 
@@ -122,4 +123,4 @@ def inverse_average(c: Comparison, *, criterion: str = "bce", max_weight: float 
         losses = (positive + negative) / objects.valid_size.clamp(min=1)
     else:
         losses = part(positive, negative, n_positive, n_negative)
-    return Average.over(losses.to(c.probabilities.dtype))
+    return Average.over(losses.to(c.dtype))

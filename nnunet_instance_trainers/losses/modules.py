@@ -18,30 +18,27 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nnunet_instance_trainers.losses.averaging import Average, class_means
 from nnunet_instance_trainers.losses.blob import blob_average, pixel_average
+from nnunet_instance_trainers.losses.center import center_average
 from nnunet_instance_trainers.losses.comparison import Comparison
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
-from nnunet_instance_trainers.losses.instance import (
-    center_average,
-    instance_average,
-    proximity_average,
-    rate_average,
-)
+from nnunet_instance_trainers.losses.instance import instance_average
 from nnunet_instance_trainers.losses.inverse import inverse_average
 from nnunet_instance_trainers.losses.precision import in_full_precision
+from nnunet_instance_trainers.losses.problems import ClassProblems
+from nnunet_instance_trainers.losses.proximity import proximity_average
+from nnunet_instance_trainers.losses.rates import rate_average
 from nnunet_instance_trainers.losses.topk import topk_average
 
 __all__ = [
     "BlobLoss",
     "ClassLoss",
-    "ClassProblems",
     "FalseInstanceLoss",
     "InstanceCenterLoss",
     "InstanceProximityLoss",
@@ -50,107 +47,6 @@ __all__ = [
     "PixelLoss",
     "TopKDiceLoss",
 ]
-
-
-class ClassProblems:
-    """Cuts the output of a network and its target into binary problems, one per class or region.
-
-    Args:
-        regions: whether output and target are overlapping regions (sigmoid) instead of labels (softmax).
-        classes: the channels of the output that get the loss; None means all but the background.
-        ignore_label: with labels, the label of voxels that count for nothing.
-        from_logits: False where the output already holds probabilities.
-        components_from: ``"argmax"`` takes as predicted what wins the softmax, ``"threshold"`` what has a
-            probability of at least 0.5; None is argmax for labels, as nnU-Net predicts, and threshold for
-            regions. For two classes both agree.
-
-    Raises:
-        ValueError: an unknown option, or shapes that do not belong together.
-    """
-
-    def __init__(
-        self,
-        *,
-        regions: bool = False,
-        classes: Sequence[int] | None = None,
-        ignore_label: int | None = None,
-        from_logits: bool = True,
-        components_from: str | None = None,
-    ) -> None:
-        if classes is not None and not len(classes):
-            raise ValueError("classes must name at least one channel, or be None for all")
-        if components_from not in (None, "argmax", "threshold") or (regions and components_from == "argmax"):
-            raise ValueError(f"components_from must be 'threshold', or 'argmax' with labels, got {components_from!r}")
-        self.regions = regions
-        self.classes = None if classes is None else tuple(classes)
-        self.ignore_label = ignore_label
-        self.from_logits = from_logits
-        self.components_from = components_from or ("threshold" if regions else "argmax")
-
-    def __call__(self, output: Tensor, target: Tensor, instances: Tensor | None) -> list[Comparison]:
-        """The binary problems of a batch; without ids a class is one object."""
-        self._check(output, target, instances)
-        n_channels = output.shape[1]
-        if self.regions:
-            valid = None if target.shape[1] == n_channels else ~target[:, -1].bool()
-        else:
-            valid = None if self.ignore_label is None else target[:, 0] != self.ignore_label
-        channels = self.classes or tuple(range(0 if self.regions else 1, n_channels))
-        problems = []
-        for channel, (probabilities, prediction) in zip(channels, self._predictions(output, channels)):
-            mask = target[:, channel].bool() if self.regions else target[:, 0] == channel
-            own = channel if self.regions else 0
-            ids = mask if instances is None else torch.where(mask, instances[:, own], 0)
-            problems.append(Comparison(probabilities, ids, valid=valid, **prediction))
-        return problems
-
-    def _predictions(self, output: Tensor, channels: Sequence[int]) -> list[tuple[Tensor, dict[str, Any]]]:
-        """For each channel its probabilities, and what else a comparison wants to know of the prediction."""
-        if not self.from_logits:
-            return [(output[:, channel], self._winner(output, channel)) for channel in channels]
-        if self.regions:
-            logits = [output[:, channel] for channel in channels]
-            return [(z.sigmoid(), {"logits": z}) for z in logits]
-        if output.shape[1] == 2:
-            # The softmax of two channels is the sigmoid of their difference, at half the cost. unbind, since the
-            # gradient of an index would first fill a whole output with zeros.
-            background, foreground = output.unbind(1)
-            z = foreground - background
-            return [(z.sigmoid(), {"logits": z})]
-        softmax = output.softmax(1)
-        return [
-            (softmax[:, channel], {"lazy_logits": _log_odds(output, channel), **self._winner(output, channel)})
-            for channel in channels
-        ]
-
-    def _winner(self, output: Tensor, channel: int) -> dict[str, Callable[[], Tensor]]:
-        if self.components_from == "threshold":
-            return {}
-        return {"predicted": lambda: output.detach().argmax(1) == channel}
-
-    def _check(self, output: Tensor, target: Tensor, instances: Tensor | None) -> None:
-        lowest, highest = 0 if self.regions else 1, output.shape[1] - 1
-        if self.classes is not None and not all(lowest <= channel <= highest for channel in self.classes):
-            raise ValueError(f"classes must be channels from {lowest} to {highest}, got {self.classes}")
-        n_ids = output.shape[1] if self.regions else 1
-        n_targets = (n_ids, n_ids + 1) if self.regions else (1,)
-        spatial = output.shape[2:]
-        if target.shape[1] not in n_targets or target.shape[2:] != spatial:
-            raise ValueError(
-                f"target must be (B, {' or '.join(map(str, n_targets))}, *{tuple(spatial)}), got {tuple(target.shape)}"
-            )
-        if instances is not None and (instances.shape[1] != n_ids or instances.shape[2:] != spatial):
-            raise ValueError(f"instances must be (B, {n_ids}, *{tuple(spatial)}), got {tuple(instances.shape)}")
-
-
-def _log_odds(output: Tensor, channel: int) -> Callable[[], Tensor]:
-    """The logit whose sigmoid is channel ``channel`` of the softmax, computed when it is asked for."""
-
-    def log_odds() -> Tensor:
-        others = [c for c in range(output.shape[1]) if c != channel]
-        return output[:, channel] - output[:, others].logsumexp(1)
-
-    return log_odds
 
 
 class ClassLoss(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.comparison import Comparison
 from nnunet_instance_trainers.losses.precision import in_full_precision
+from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["topk_average", "topk_dice_loss"]
 
@@ -48,14 +49,14 @@ def topk_dice_loss(
         >>> round(topk_dice_loss(p, t).item(), 3)  # 0.9 is dropped: 1 - 2 * 0.5 / (0.25 + 1)
         0.2
     """
-    return topk_average(Comparison(probabilities, target > 0, valid=valid), k_percent=k_percent).mean()
+    return topk_average(Comparison(Probabilities(probabilities), target > 0, valid=valid), k_percent=k_percent).mean()
 
 
 def topk_average(c: Comparison, *, k_percent: float = 50) -> Average:
     """:func:`topk_dice_loss` before its division by the number of samples."""
     if not 0 < k_percent <= 100:
         raise ValueError(f"k_percent must be above 0 and up to 100, got {k_percent}")
-    foreground = c.instances
+    foreground = c.target
     inside = foreground.gather(c.probabilities)
     sample = foreground.sample[foreground.member]
     size = foreground.per_sample(foreground.size)
@@ -70,4 +71,4 @@ def topk_average(c: Comparison, *, k_percent: float = 50) -> Average:
     squares = foreground.per_sample(foreground.sum_gathered(inside.square() * stays))
     background = foreground.background_sums(c.probabilities.square(), inside.square())
     losses = 1 - (2 * hits + _SMOOTH) / (squares + kept + background + _SMOOTH)
-    return Average.over(losses.to(c.probabilities.dtype))
+    return Average.over(losses.to(c.dtype))

@@ -25,7 +25,8 @@ from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, wr
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 from nnunet_instance_trainers.losses.compound import CompoundLoss
-from nnunet_instance_trainers.losses.modules import ClassProblems, PixelLoss
+from nnunet_instance_trainers.losses.modules import PixelLoss
+from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.terms import make_term
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
 

@@ -36,7 +36,7 @@ def test_equals_plain_loops(shape: tuple[int, ...], masked: bool) -> None:
     instances[1] = 0
     values = random_probabilities((3, *shape), seed=3)
     valid = random_mask((3, *shape), seed=4) if masked else None
-    table = OverlapTable.of(instances, components, valid=valid)
+    table = OverlapTable(instances, components, valid=valid)
     expected = counted(instances, components, valid)
     assert table_as_dict(table) == expected
     everywhere = torch.ones_like(instances, dtype=torch.bool) if valid is None else valid
@@ -56,7 +56,7 @@ def test_equals_plain_loops(shape: tuple[int, ...], masked: bool) -> None:
 def test_sizes_and_overlaps_of_boxes_are_analytic() -> None:
     a, b, c = Box((1, 1), (5, 6)), Box((8, 2), (12, 4)), Disc((13, 10), 2)
     x, y = Box((3, 4), (9, 8)), Box((0, 0), (2, 2))
-    table = OverlapTable.of(paint((16, 13), [a, b, c])[None], paint((16, 13), [x, y])[None])
+    table = OverlapTable(paint((16, 13), [a, b, c])[None], paint((16, 13), [x, y])[None])
     assert table.instances.size.tolist() == [20, 8, 13]
     assert table.components.size.tolist() == [24, 4]
     assert table.instances.background_size.tolist() == [16 * 13 - 41]
@@ -64,7 +64,7 @@ def test_sizes_and_overlaps_of_boxes_are_analytic() -> None:
 
 
 def test_pairs_are_sorted() -> None:
-    keys = pairs_of(OverlapTable.of(random_labels((16, 13), 9, seed=5), random_labels((16, 13), 9, seed=6)))
+    keys = pairs_of(OverlapTable(random_labels((16, 13), 9, seed=5), random_labels((16, 13), 9, seed=6)))
     assert keys == sorted(set(keys))
     assert {b for b, _, _ in keys} == {0, 1}
 
@@ -75,7 +75,7 @@ def test_sparse_ids_equal_compact_ids() -> None:
     compact[0, 1:3, 1:5], compact[1, :2], compact[1, 3] = 2, 1, 2
     names = torch.tensor([0, 5, 4_000_000])
     values = random_probabilities((2, 4, 6), seed=8)
-    a, b = OverlapTable.of(compact, components), OverlapTable.of(names[compact], components)
+    a, b = OverlapTable(compact, components), OverlapTable(names[compact], components)
     assert len(b.instances) == len(a.instances) == 3
     for name in ("sample", "size", "background_size"):
         assert torch.equal(getattr(a.instances, name), getattr(b.instances, name))
@@ -84,26 +84,26 @@ def test_sparse_ids_equal_compact_ids() -> None:
     renamed = {(s, int(names[i]), j): n for (s, i, j), n in table_as_dict(a).items()}
     assert table_as_dict(b) == renamed != {}
     mirrored = {(s, i, j): n for (s, j, i), n in renamed.items()}
-    assert table_as_dict(OverlapTable.of(components, names[compact])) == mirrored
+    assert table_as_dict(OverlapTable(components, names[compact])) == mirrored
 
 
 def test_permuted_ids_permute_the_rows() -> None:
     instances, components = random_labels((16, 13), 6, seed=9), random_labels((16, 13), 6, seed=10)
     new = torch.tensor([0, 4, 6, 1, 5, 2, 3])
-    a, b = OverlapTable.of(instances, components), OverlapTable.of(new[instances], components)
+    a, b = OverlapTable(instances, components), OverlapTable(new[instances], components)
     assert table_as_dict(b) == {(s, int(new[i]), j): n for (s, i, j), n in table_as_dict(a).items()}
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_every_integer_type_will_do(dtype: torch.dtype) -> None:
     instances, components = random_labels((7, 6, 9), 5, seed=12), random_labels((7, 6, 9), 5, seed=13)
-    table = OverlapTable.of(instances.to(dtype), components.to(dtype))
+    table = OverlapTable(instances.to(dtype), components.to(dtype))
     assert table_as_dict(table) == counted(instances, components)
 
 
 def test_negative_ids_are_background() -> None:
     """nnU-Net pads segmentations with -1."""
-    table = OverlapTable.of(torch.tensor([[-1, 1, 0]]), torch.tensor([[1, -1, 1]]))
+    table = OverlapTable(torch.tensor([[-1, 1, 0]]), torch.tensor([[1, -1, 1]]))
     assert (table.instances.size.tolist(), table.instances.background_size.tolist()) == ([1], [2])
     assert table.components.size.tolist() == [2]
     assert table_as_dict(table) == {}
@@ -112,7 +112,7 @@ def test_negative_ids_are_background() -> None:
 def test_an_image_without_ids_has_no_pairs() -> None:
     empty = torch.zeros(2, 3, 4, dtype=torch.int64)
     for pair in ((empty, empty + 1), (empty + 1, empty), (empty, empty)):
-        table = OverlapTable.of(*pair)
+        table = OverlapTable(*pair)
         assert table_as_dict(table) == {}
         assert table.sums(torch.ones(2, 3, 4)).shape == (0,)
         assert table.over_instances(table.size).tolist() == [0] * len(table.instances)
@@ -120,7 +120,7 @@ def test_an_image_without_ids_has_no_pairs() -> None:
 
 
 def test_sums_are_differentiable() -> None:
-    table = OverlapTable.of(random_labels((4, 5), 3, seed=14), random_labels((4, 5), 3, seed=15))
+    table = OverlapTable(random_labels((4, 5), 3, seed=14), random_labels((4, 5), 3, seed=15))
     assert len(table.size) > 2
     values = random_probabilities((2, 4, 5), seed=16).requires_grad_()
     assert torch.autograd.gradcheck(lambda v: table.sums(v**2), values)
@@ -130,4 +130,4 @@ def test_sums_are_differentiable() -> None:
 def test_shapes_that_differ_are_refused(name: str) -> None:
     ids, other = torch.zeros(1, 4, 5, dtype=torch.int64), torch.zeros(1, 5, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"must have the shape of \w+, \(1, 4, 5\), got \(1, 5, 4\)"):
-        OverlapTable.of(ids, **{"components": ids, name: other})
+        OverlapTable(ids, **{"components": ids, name: other})

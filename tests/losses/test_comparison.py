@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from geometry import SHAPES, random_mask
+from geometry import SHAPES
 from losses.plain import samples_of, scene, scribbles
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import label_batch
 from nnunet_instance_trainers.losses import comparison
 from nnunet_instance_trainers.losses.comparison import Comparison
+from nnunet_instance_trainers.losses.prediction import Probabilities
 
 on_shapes = pytest.mark.parametrize("shape", SHAPES)
 masked_or_not = pytest.mark.parametrize("masked", [False, True])
@@ -23,8 +24,8 @@ def stack(values: list) -> Tensor:  # type: ignore[type-arg]
 def test_objects_and_their_sums_equal_plain_loops(shape: tuple[int, ...], masked: bool) -> None:
     z, ids = scene(shape, seed=51)
     p, valid = z.sigmoid(), scribbles(shape) if masked else None
-    c, samples = Comparison(p, ids, valid=valid), samples_of(p, ids, valid=valid)
-    assert len(c) == len(samples) == 3
+    c, samples = Comparison(Probabilities(p), ids, valid=valid), samples_of(p, ids, valid=valid)
+    assert c.shape[0] == len(samples) == 3
     instances = [(s, mask) for s in samples for mask in s.instances]
     components = [(s, mask) for s in samples for mask in s.components]
     assert c.instances.size.tolist() == [int(mask.sum()) for _, mask in instances]
@@ -46,40 +47,37 @@ def test_an_ignored_voxel_at_any_side_or_corner_breaks_an_object(at: tuple[int, 
     ids = torch.zeros(1, 7, 8, dtype=torch.int64)
     ids[0, 2:5, 2:6] = 1
     valid = torch.ones_like(ids, dtype=torch.bool)
-    assert Comparison(ids.float(), ids, valid=valid).whole_instances.tolist() == [True]
+    assert Comparison(Probabilities(ids.float()), ids, valid=valid).whole_instances.tolist() == [True]
     valid[0, at[0], at[1]] = False
-    assert Comparison(ids.float(), ids, valid=valid).whole_instances.tolist() == [False]
-    assert Comparison(ids.float(), ids, valid=valid).whole_components.tolist() == [False]
+    assert Comparison(Probabilities(ids.float()), ids, valid=valid).whole_instances.tolist() == [False]
+    assert Comparison(Probabilities(ids.float()), ids, valid=valid).whole_components.tolist() == [False]
     far = torch.ones_like(valid)
     far[0, 0], far[0, :, 7], far[0, 6] = False, False, False
-    assert Comparison(ids.float(), ids, valid=far).whole_instances.tolist() == [True]
+    assert Comparison(Probabilities(ids.float()), ids, valid=far).whole_instances.tolist() == [True]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])
 def test_a_voxel_is_predicted_from_the_threshold_on(threshold: float) -> None:
     """Labelled in full connectivity; the threshold itself counts."""
     p = torch.tensor([[[threshold, 0, 0], [0, 0.9, 0], [0, 0, threshold - 0.01]]])
-    assert Comparison(p, torch.zeros(1, 3, 3).long(), threshold=threshold).components.size.tolist() == [2]
+    prediction = Probabilities(p, threshold=threshold)
+    assert Comparison(prediction, torch.zeros(1, 3, 3).long()).components.size.tolist() == [2]
 
 
-def test_predicted_voxels_come_before_the_threshold_and_components_before_both() -> None:
+def test_given_components_come_before_the_threshold() -> None:
     p, ids = torch.rand(2, 5, 6), torch.zeros(2, 5, 6, dtype=torch.int64)
-    predicted = random_mask(p.shape, seed=52, share=0.2)
-    c = Comparison(p, ids, predicted=lambda: predicted)
-    assert c.components.voxel.tolist() == predicted.flatten().nonzero().squeeze(1).tolist()
     given = torch.zeros_like(ids)
     given[0, 0, 0] = 7
-    c = Comparison(p, ids, predicted=lambda: predicted, components=given)
+    c = Comparison(Probabilities(p), ids, components=given)
     assert (c.components.id.tolist(), c.components.size.tolist()) == ([7], [1])
 
 
-@pytest.mark.parametrize("source", ["logits", "lazy_logits", "probabilities"])
-def test_log_means_equal_plain_loops(source: str) -> None:
+@pytest.mark.parametrize("with_logits", [True, False])
+def test_log_means_equal_plain_loops(with_logits: bool) -> None:
     z, ids = scene(SHAPES[0], seed=53)
-    given = {"logits": {"logits": z}, "lazy_logits": {"lazy_logits": lambda: z}}.get(source, {})
-    c = Comparison(z.sigmoid(), ids, components=ids, **given)
+    c = Comparison(Probabilities(z.sigmoid(), logits=z if with_logits else None), ids, components=ids)
     means = c.instance_mass / c.instances.size
-    tiny = 0 if given else 1e-6
+    tiny = 0 if with_logits else 1e-6
     torch.testing.assert_close(c.log_instance_mean, (means + tiny).log(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(c.log_component_complement, (1 - means + tiny).log(), rtol=1e-10, atol=1e-12)
 
@@ -88,7 +86,7 @@ def test_log_means_equal_plain_loops(source: str) -> None:
 def test_log_means_neither_under_nor_overflow(dtype: torch.dtype) -> None:
     ids = torch.tensor([[1, 1, 2, 2]])
     z = torch.tensor([[-70.0, -71, 70, 72]], dtype=dtype)
-    c = Comparison(z.sigmoid(), ids, components=ids, logits=z)
+    c = Comparison(Probabilities(z.sigmoid(), logits=z), ids, components=ids)
     expected = -70 + torch.tensor((1 + torch.e**-1) / 2).log().item()
     assert c.log_instance_mean.tolist() == pytest.approx([expected, 0])
     other = -70 + torch.tensor((1 + torch.e**-2) / 2).log().item()
@@ -98,7 +96,7 @@ def test_log_means_neither_under_nor_overflow(dtype: torch.dtype) -> None:
 def test_far_beyond_saturation_the_log_means_stay_finite_and_keep_their_gradient() -> None:
     ids = torch.tensor([[1, 1, 2, 2]])
     z = torch.tensor([[-700.0, -900, 700, 900]], requires_grad=True)
-    c = Comparison(z.sigmoid(), ids, components=ids, logits=z)
+    c = Comparison(Probabilities(z.sigmoid(), logits=z), ids, components=ids)
     assert c.log_instance_mean.isfinite().all() and c.log_component_complement.isfinite().all()
     (up,) = torch.autograd.grad(c.log_instance_mean[0], z, retain_graph=True)
     (down,) = torch.autograd.grad(c.log_component_complement[1], z)
@@ -115,23 +113,25 @@ def test_nothing_is_computed_before_it_is_asked_for_nor_twice(monkeypatch) -> No
     monkeypatch.setattr(comparison, "label_batch", counting)
     z, ids = scene(SHAPES[0], seed=54)
 
-    def logits() -> Tensor:
-        calls.append("logits")
-        return z
+    class Watched(Probabilities):
+        @property
+        def foreground(self) -> Tensor:
+            calls.append("foreground")
+            return super().foreground
 
-    def predicted() -> Tensor:
-        calls.append("predicted")
-        return z >= 0
+        def at(self, voxel: Tensor) -> tuple[Tensor, Tensor | None]:
+            calls.append("read")
+            return super().at(voxel)
 
-    c = Comparison(z.sigmoid(), ids, predicted=predicted, lazy_logits=logits)
-    c.instances.sums(c.probabilities)
+    c = Comparison(Watched(z.sigmoid(), logits=z), ids)
+    c.target.sums(c.probabilities)
     assert calls == []
     for _ in range(2):
-        c.missed, c.false, c.components, c.component_mass, c.pair_mass  # noqa: B018
-    assert calls == ["predicted", "label"]
+        c.missed, c.false, c.components  # noqa: B018
+    assert calls == ["foreground", "label"]
     for _ in range(2):
-        _ = c.log_instance_mean
-    assert calls == ["predicted", "label", "logits"]
+        c.component_mass, c.pair_mass, c.instance_mass, c.log_instance_mean  # noqa: B018
+    assert calls == ["foreground", "label", "read"]
 
 
 def test_ignored_voxels_belong_to_nothing() -> None:
@@ -140,16 +140,16 @@ def test_ignored_voxels_belong_to_nothing() -> None:
     valid = torch.ones_like(ids, dtype=torch.bool)
     valid[0, 2] = False
     p = ids.float().masked_fill(~valid, torch.nan)
-    c = Comparison(p, ids, valid=valid)
+    c = Comparison(Probabilities(p), ids, valid=valid)
     assert c.instances.size.tolist() == [20]
     assert c.components.size.tolist() == [10, 10]
     assert c.probabilities.isfinite().all()
     assert c.instance_mass.tolist() == [20]
 
 
-@pytest.mark.parametrize("name", ["ids", "components", "logits", "valid"])
+@pytest.mark.parametrize("name", ["ids", "components", "valid"])
 def test_shapes_that_differ_are_refused(name: str) -> None:
-    p, other = torch.rand(2, 4, 5), torch.zeros(2, 4, 1)
+    p, other = Probabilities(torch.rand(2, 4, 5)), torch.zeros(2, 4, 1)
     settings = {} if name == "ids" else {name: other}
     with pytest.raises(ValueError, match=rf"probabilities and {name} must have one shape \(B, \*S\), got \(2, 4, 5\)"):
         Comparison(p, other.long() if name == "ids" else torch.zeros(2, 4, 5).long(), **settings)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, comparison
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.modules import ClassLoss, ClassProblems
+from nnunet_instance_trainers.losses.modules import ClassLoss
+from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.terms import TERMS, make_term
 
 SETTINGS = {

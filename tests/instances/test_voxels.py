@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from geometry import SHAPES, generator, random_mask, random_probabilities
+from torch import Tensor
+
+from nnunet_instance_trainers.instances import voxels
+from nnunet_instance_trainers.instances.voxels import (
+    blocks,
+    count,
+    gather,
+    gather_with_total,
+    integers,
+    positions,
+    total,
+)
+
+on_shapes = pytest.mark.parametrize("shape", [*SHAPES, (7,)])
+
+
+@on_shapes
+def test_positions_and_counts_of_masks(shape: tuple[int, ...]) -> None:
+    mask = random_mask((3, *shape), seed=1, share=0.3)
+    mask[1] = False
+    assert positions(mask).tolist() == mask.flatten().nonzero().squeeze(1).tolist()
+    assert count(mask).tolist() == mask.flatten(1).sum(1).tolist()
+    other = mask.transpose(1, -1)  # not contiguous
+    assert positions(other).tolist() == other.flatten().nonzero().squeeze(1).tolist()
+    assert len(positions(mask[1])) == 0
+
+
+def test_lists_are_short_integers_where_they_can_be() -> None:
+    assert integers(2**31 - 1) == torch.int32 and integers(2**31) == torch.int64
+    assert positions(torch.ones(2, 3, dtype=torch.bool)).dtype == torch.int32
+
+
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_blocks_are_positions_over_length(length: int) -> None:
+    """Empty blocks at the start, in the middle and at the end are passed over."""
+    for voxel in ([], [0], [5, 6, 20, 21, 22, 41], list(range(42))):
+        place = torch.tensor(voxel, dtype=torch.int32)
+        assert blocks(place, 42 // length + 1, length).tolist() == [v // length for v in voxel]
+
+
+@on_shapes
+@pytest.mark.parametrize("channels", [(0,), (2,), (1, 0), (0, 1, 2)])
+def test_gathered_values_and_their_gradient(shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
+    values = random_probabilities((2, 3, *shape), seed=2).requires_grad_()
+    voxel = positions(random_mask((2, *shape), seed=3, share=0.4))
+    expected = torch.stack([values[:, c].flatten()[voxel] for c in channels])
+    assert torch.equal(gather(values, voxel, channels), expected)
+    assert torch.autograd.gradcheck(lambda v: gather(v, voxel, channels) ** 2, values)
+
+
+@on_shapes
+def test_totals_and_their_gradient(shape: tuple[int, ...], monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(voxels, "_BLOCK", 5)
+    values = random_probabilities((2, *shape), seed=4).requires_grad_()
+    voxel = positions(random_mask((2, *shape), seed=5, share=0.4))
+    torch.testing.assert_close(total(values), values.flatten(1).sum(1))
+    inside, everything = gather_with_total(values, voxel)
+    assert torch.equal(inside, values.flatten()[voxel])
+    torch.testing.assert_close(everything, total(values))
+
+    def both(v: Tensor) -> Tensor:
+        inside, everything = gather_with_total(v, voxel)
+        return (inside**2).sum() * everything
+
+    assert torch.autograd.gradcheck(both, values)
+    assert torch.autograd.gradcheck(lambda v: gather_with_total(v, voxel)[1] ** 2, values)
+    assert torch.autograd.gradcheck(lambda v: gather_with_total(v, voxel)[0] ** 2, values)
+
+
+def test_totals_are_summed_in_double_precision() -> None:
+    values = torch.rand(1, 40, 50, 60, generator=generator(6))
+    values[0, 0, 0, 0] = 1e8
+    assert total(values).item() == values.double().sum().item()
+    assert total(values).dtype == torch.float64
+
+
+def test_an_image_that_is_read_twice_gets_both_gradients() -> None:
+    values = torch.rand(1, 2, 4, 5, requires_grad=True)
+    a, b = torch.tensor([1, 3]), torch.tensor([3, 7])
+    (gather(values, a).sum() + 2 * gather(values, b, (0,)).sum()).backward()
+    expected = torch.zeros(1, 2, 20)
+    expected[0, 0, [1, 3, 7]] = torch.tensor([1.0, 3.0, 2.0])
+    assert torch.equal(values.grad.flatten(2), expected)  # type: ignore[union-attr]
