@@ -66,9 +66,10 @@ class CompoundLoss(nn.Module):
         instances: Tensor | Sequence[Tensor] | None,
     ) -> Tensor:
         """The loss of one batch; with deep supervision all arguments are lists, the full scale first."""
+        # The terms come first, so that the backward pass frees the pixel loss's images before it makes theirs.
+        of_terms = self._over_scales(output, target, instances) if self.terms else ()
         values = {"pixel": self.pixel_loss(output, target)} if self.weights["pixel"] else {}
-        if self.terms:
-            values.update(zip(self.terms, self._over_scales(output, target, instances)))
+        values.update(zip(self.terms, of_terms))
         self.values = {name: value.detach() for name, value in values.items()}
         return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
 
