@@ -136,7 +136,7 @@ class ScoreRecord:
         volume.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         volume.set_yticks([], minor=True)
         volume.set_xlim(-0.5, int(self._table.rows[-1]["epoch"]) + 0.5)
-        volume.xaxis.get_major_locator().set_params(integer=True)
+        volume.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         best, _ = self._table.points("best")
         for axes in (shares, volume):
             axes.grid(alpha=0.3)
