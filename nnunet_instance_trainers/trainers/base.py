@@ -15,7 +15,6 @@ import torch
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import ClassProblems, PixelLoss
 from nnunet_instance_trainers.losses.terms import make_term
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
+from nnunet_instance_trainers.trainers.scored import nnUNetTrainerScored
 
 __all__ = ["nnUNetTrainerInstanceBase"]
 
@@ -48,7 +48,7 @@ class LossBesideTarget(nn.Module):
         return self.compound(output, target, self.instances)
 
 
-class nnUNetTrainerInstanceBase(nnUNetTrainer):
+class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     """Base of this package's trainers; not a published method.
 
     Class attributes named like a field of :class:`~nnunet_instance_trainers.configuration.Settings` are the

@@ -1,8 +1,8 @@
 """Objects counted in a batch of validation patches, straight from the output of the network.
 
-The rules are those of the losses (voxels that are ignored belong to nothing, and an object that touches one is
-not counted, for it may go on where nobody annotated) and of nnU-Net's prediction (what wins the softmax, or a
-probability above 0.5 of a region).
+The rules are those of the evaluation (``overlap``; voxels that are ignored belong to nothing, and an object that
+touches one and meets nothing is not counted, for it may go on where nobody annotated) and of nnU-Net's
+prediction (what wins the softmax, or a probability above 0.5 of a region).
 """
 
 from __future__ import annotations
@@ -13,27 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.evaluation.scores import Counts
+from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
 from nnunet_instance_trainers.instances.boxes import widen
+from nnunet_instance_trainers.instances.matching import match_one_to_one
 
 __all__ = ["as_counts", "count_objects"]
 
-_COLUMNS = (
-    "instances",
-    "components",
-    "found",
-    "hits",
-    "matched",
-    "target_voxels",
-    "predicted_voxels",
-    "shared_voxels",
-)
+_COLUMNS = ("instances", "components", "found", "hits", "matched", "target_voxels", "predicted_voxels", "shared_voxels")
 
 
 def as_counts(row: np.ndarray) -> Counts:
-    """One row of :func:`count_objects`, or a sum of such rows, by name."""
-    return Counts(**dict(zip(_COLUMNS, row.tolist())))
+    """One row of :func:`count_objects`, or a sum of such rows, as counts of voxels of 1 mL."""
+    named = dict(zip(_COLUMNS, row.tolist()))
+    matched = named.pop("matched")
+    volumes = {"target_ml": named["target_voxels"], "predicted_ml": named["predicted_voxels"]}
+    return Counts(**named, **volumes, iou50_instances=matched, iou50_components=matched)
 
 
 @torch.no_grad()
@@ -96,11 +91,10 @@ def _count_labels(
     columns = Objects(component_ids)
     # Objects of different labels do not meet, though they may share voxels.
     table = OverlapTable(rows, columns, component_ids.masked_fill(target != predicted, 0))
-    whole_rows, whole_columns = _whole(rows, columns, valid)
-    union = rows.size[table.instance] + columns.size[table.component] - table.size
-    matched = (2 * table.size > union) & whole_rows[table.instance] & whole_columns[table.component]
     met_rows = torch.bincount(table.instance, minlength=len(rows)) > 0
     met_columns = torch.bincount(table.component, minlength=len(columns)) > 0
+    near = None if valid is None else _beside(~valid)
+    kept_rows, kept_columns = met_rows | ~_touched(rows, near), met_columns | ~_touched(columns, near)
     row_label, column_label = _labels_of(rows, target), _labels_of(columns, predicted)
     pair_label = row_label[table.instance]
 
@@ -108,11 +102,11 @@ def _count_labels(
         return torch.bincount(labels, weights, minlength=n_labels + 1)[1:].long()
 
     counts = (
-        per_label(row_label[whole_rows]),
-        per_label(column_label[whole_columns]),
-        per_label(row_label[whole_rows & met_rows]),
-        per_label(column_label[whole_columns & met_columns]),
-        per_label(pair_label[matched]),
+        per_label(row_label[kept_rows]),
+        per_label(column_label[kept_columns]),
+        per_label(row_label[met_rows]),
+        per_label(column_label[met_columns]),
+        per_label(pair_label[_matched(table)]),
         per_label(row_label, rows.size),
         per_label(column_label, columns.size),
         per_label(pair_label, table.size),
@@ -143,14 +137,24 @@ def _labels_of(objects: Objects, labels: Tensor) -> Tensor:
     return of_objects
 
 
-def _whole(rows: Objects, columns: Objects, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(N,) and (M,) bool, whether no ignored voxel touches the object."""
-    if valid is None:
-        return torch.ones_like(rows.size, dtype=torch.bool), torch.ones_like(columns.size, dtype=torch.bool)
-    near = ~valid
-    for axis in range(1, near.ndim):
-        near = widen(near, axis, 1)
-    rows_touched, columns_touched = (
-        torch.bincount(objects.member[objects.gather(near)], minlength=len(objects)) for objects in (rows, columns)
-    )
-    return rows_touched == 0, columns_touched == 0
+def _matched(table: OverlapTable) -> Tensor:
+    """Indices of the one-to-one pairs of IoU 0.5 or more."""
+    both = table.instances.size[table.instance] + table.components.size[table.component]
+    pairs = (table.instance, table.component, table.size, both)
+    instance, component, shared, both = (values.cpu().numpy() for values in pairs)
+    chosen = match_one_to_one(instance, component, shared / (both - shared), threshold=0.5)
+    return torch.from_numpy(chosen).to(table.size.device)
+
+
+def _beside(ignored: Tensor) -> Tensor:
+    """(B, *S) bool, the ignored voxels and their neighbours."""
+    for axis in range(1, ignored.ndim):
+        ignored = widen(ignored, axis, 1)
+    return ignored
+
+
+def _touched(objects: Objects, near: Tensor | None) -> Tensor:
+    """(N,) bool, whether a voxel of the object is marked."""
+    if near is None:
+        return torch.zeros_like(objects.size, dtype=torch.bool)
+    return torch.bincount(objects.member[objects.gather(near)], minlength=len(objects)) > 0
