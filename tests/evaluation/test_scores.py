@@ -91,7 +91,7 @@ class Plain:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_plain_loops(shape: tuple[int, ...], seed: int, rule: Rule) -> None:
     instances, prediction = random_pair(shape, seed)
@@ -110,7 +110,7 @@ def test_equals_plain_loops(shape: tuple[int, ...], seed: int, rule: Rule) -> No
 
 def test_the_random_images_hold_every_case() -> None:
     for shape in SHAPES:
-        detections = [[detect(*random_pair(shape, seed), rule=rule) for seed in range(4)] for rule in RULES]
+        detections = [[detect(*random_pair(shape, seed), rule=rule) for seed in range(6)] for rule in RULES]
         totals = [sum((detection.counts for detection in of_rule), Counts()) for of_rule in detections]
         assert min(totals[0].iou50_instances, totals[0].missed, totals[0].false) > 0
         assert len({(total.found, total.hits) for total in totals}) >= 3
