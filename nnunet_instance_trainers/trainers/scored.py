@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, distributed, nn
 
 from nnunet_instance_trainers.configuration import Settings
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation.folders import evaluate, format_table
 from nnunet_instance_trainers.trainers.counting import count_objects
 from nnunet_instance_trainers.trainers.scores import ScoreRecord
 
@@ -112,3 +116,30 @@ class nnUNetTrainerScored(nnUNetTrainer):
         if Path(filename).name == _BEST and self.settings.checkpoint_metric != "dice" and not self._chooses_best:
             return
         super().save_checkpoint(filename)
+
+    # --- the final validation -----------------------------------------------------------------------------
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's, and what ``nnunet-instance evaluate`` writes, in a folder beside nnU-Net's summary.json."""
+        super().perform_actual_validation(save_probabilities)
+        if self.local_rank != 0:
+            return
+        validation = Path(self.output_folder) / "validation"
+        try:
+            evaluation = evaluate(
+                validation,
+                Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
+                validation / "instance_scores",
+                instances=self._annotated_maps(),
+                subset=True,
+                n_processes=default_num_processes,
+            )
+        except UserError as error:  # the training is done and nnU-Net's own scores are written
+            self.print_to_log_file(f"no instance scores of the validation: {error}")
+        else:
+            self.print_to_log_file(f"Instance scores of the validation\n{format_table(evaluation)}")
+
+    def _annotated_maps(self) -> Path | None:
+        """The folder of the annotators' maps, where the dataset has one."""
+        folder = Path(nnUNet_raw) / self.plans_manager.dataset_name / "instancesTr" if nnUNet_raw.is_set() else None
+        return folder if folder is not None and folder.is_dir() else None

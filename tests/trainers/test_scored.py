@@ -313,3 +313,69 @@ def test_scores_stand_in_the_log_beside_the_pseudo_dice_and_in_a_figure(boxes):
     assert lines[lines.index(first) + 3].startswith("Pseudo dice")
     assert sum(line.startswith("new best moving average (f1)") for line in lines) == 4
     assert (Path(trainer.output_folder) / "instance_scores.png").stat().st_size > 10000
+
+
+# --- the final validation ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def validated(boxes, monkeypatch):
+    """A trainer whose final validation finds predictions in place of making them: the truth, less one object."""
+    import SimpleITK as sitk
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_instance_trainers.instances import label_components
+
+    trainer = make(boxes)
+    truth = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    folder = Path(trainer.output_folder) / "validation"
+    folder.mkdir()
+    image = sitk.ReadImage(str(truth / "case_3.nii.gz"))
+    labels = sitk.GetArrayFromImage(image)
+    labels[label_components(labels)[0] == 1] = 0
+    predicted = sitk.GetImageFromArray(labels)
+    predicted.CopyInformation(image)
+
+    def stock(self, save_probabilities=False):
+        sitk.WriteImage(predicted, str(folder / "case_3.nii.gz"))
+        (folder / "summary.json").write_text("nnU-Net's own")
+
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", stock)
+    return trainer, folder, sitk.GetArrayFromImage(image)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_the_final_validation_writes_instance_scores_beside_nnunets_summary(boxes, validated, annotated):
+    import shutil
+
+    from nnunet_instance_trainers.evaluation.folders import read_evaluation
+    from nnunet_instance_trainers.instances import label_components
+
+    trainer, folder, labels = validated
+    if not annotated:
+        shutil.rmtree(boxes[0].raw / BOXES / "instancesTr")
+    for _ in range(2):  # '--val' validates again
+        trainer.perform_actual_validation()
+    evaluation = read_evaluation(folder / "instance_scores")
+    (case,) = evaluation.cases
+    n_components = label_components(labels)[1]
+    assert case["case"] == "case_3" and case["components"] == n_components - 1 and case["false"] == 0
+    # All boxes have a twin that touches them; only the annotators' maps tell both apart.
+    assert (case["instances"] > n_components) is annotated
+    assert case["missed"] >= 1 and (folder / "summary.json").read_text() == "nnU-Net's own"
+    assert "Instance scores of the validation" in log(trainer) and "volume_ratio" in log(trainer)
+
+
+def test_a_map_that_does_not_fit_costs_the_scores_but_not_the_validation(boxes, validated):
+    trainer, folder, _ = validated
+    (boxes[0].raw / BOXES / "instancesTr" / "case_3.nii.gz").unlink()
+    trainer.perform_actual_validation()
+    assert "no instance scores of the validation: the instance map of case 'case_3'" in log(trainer)
+    assert (folder / "summary.json").is_file() and not (folder / "instance_scores").exists()
+
+
+def test_only_one_process_scores_the_validation(validated):
+    trainer, folder, _ = validated
+    trainer.local_rank = 1
+    trainer.perform_actual_validation()
+    assert not (folder / "instance_scores").exists()
