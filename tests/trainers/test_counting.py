@@ -98,6 +98,25 @@ def test_classes_without_ids_get_components() -> None:
     assert [as_counts(row).instances for row in count_objects(output, labels[:, None], None, [2])] == [2, 1]
 
 
+def test_ids_of_components_beside_given_ids_are_their_own() -> None:
+    labels = torch.zeros(1, 1, *SHAPE, dtype=torch.int16)
+    labels[..., ::2, :3:2] = 1  # eight voxels
+    labels[..., 8:] = 2
+    rows = count_objects(torch.zeros(1, 3, *SHAPE), labels, (labels == 2).short(), [2])
+    assert [as_counts(row).instances for row in rows] == [8, 1]
+
+
+def test_objects_beside_ignored_voxels_count_only_if_they_meet_something() -> None:
+    labels = paint(SHAPE, [Box((0, 2), (2, 4)), Box((3, 2), (5, 4)), Box((6, 7), (8, 9))]).clamp(max=1)
+    labels[:, :2] = 2
+    output = torch.zeros(1, 2, *SHAPE)
+    output[0, 1, 3:5, 3:5] = 1  # meets the second instance, which an ignored voxel touches, as one touches the first
+    output[0, 1, 7, 2] = 1  # false, and beside an ignored voxel
+    counts = as_counts(count_objects(output, labels[None, None], None, [1], ignore_label=2)[0])
+    assert (counts.instances, counts.found, counts.components, counts.hits) == (2, 1, 1, 1)
+    assert counts.volume_ratio == 5 / 12  # volumes are those of all objects
+
+
 def test_regions_without_ids_get_components() -> None:
     ids = paint(SHAPE, [Box((1, 1), (3, 3)), Box((1, 3), (3, 5))])[None]
     target = torch.stack((ids > 0, ids > 0), 1)

@@ -95,15 +95,18 @@ def log(trainer) -> str:
 
 
 @pytest.mark.parametrize("metric", BEST)
-def test_each_metric_picks_its_own_epoch_and_saves_it_whole(boxes, metric):
-    trainer = acting(make(boxes, checkpoint_metric=metric), DICE, F1)
+@pytest.mark.parametrize("dice, f1, best_epoch", [(DICE, F1, BEST), (F1, DICE, {"dice": 3, "mean": 2, "f1": 1})])
+def test_each_metric_picks_its_own_epoch_and_saves_it_whole(boxes, metric, dice, f1, best_epoch):
+    trainer = acting(make(boxes, checkpoint_metric=metric), dice, f1)
     trainer.run_training()
     best, final = checkpoint(trainer, "best"), checkpoint(trainer, "final")
-    assert epoch_of(best) == BEST[metric] and best["current_epoch"] == BEST[metric] + 1
-    assert {len(values) for values in best["logging"].values()} == {BEST[metric] + 1}  # no value is missing in its log
+    assert epoch_of(best) == best_epoch[metric] and best["current_epoch"] == best_epoch[metric] + 1
+    assert {len(values) for values in best["logging"].values()} == {
+        best_epoch[metric] + 1
+    }  # no value is missing in its log
     assert epoch_of(final) == 3 and final["current_epoch"] == 4 and trainer.current_epoch == 4
     assert [row["epoch"] for row in rows(trainer)] == ["0", "1", "2", "3"]
-    assert max(int(row["epoch"]) for row in rows(trainer) if row["best"]) == BEST[metric]
+    assert max(int(row["epoch"]) for row in rows(trainer) if row["best"]) == best_epoch[metric]
 
 
 @pytest.mark.parametrize("dice", [DICE, [0.5, nan, 0.9, 0.1], [nan, 0.5, 0.9, 0.1]])
