@@ -138,6 +138,18 @@ def test_ignored_voxels_are_left_out_of_everything(tmp_path: Path) -> None:
         assert row["target_ml"] == pytest.approx(((target == 1) & ~ignored).sum() * VOXEL_ML)
 
 
+def test_an_instance_beside_ignored_voxels_that_nothing_meets_is_left_out(tmp_path: Path) -> None:
+    """Whatever is cut away around the objects to save work."""
+    folders = Folders(tmp_path, {"background": 0, "lesion": 1, "ignore": 2})
+    target = np.zeros(SHAPE, int)
+    target[3, 4:6, 4:6], target[3, :, 6], target[1, 9, 2] = 1, 2, 1
+    folders.write(folders.truth, "a", target)
+    folders.write(folders.predictions, "a", np.zeros(SHAPE))
+    (row,) = folders.evaluate().cases
+    assert (row["instances"], row["missed"]) == (1, 1)
+    assert row["target_ml"] == pytest.approx(5 * VOXEL_ML)
+
+
 def test_a_2d_image_is_a_millimetre_thick(tmp_path: Path) -> None:
     folders = Folders(tmp_path, {"background": 0, "cell": 1}, ".png")
     for case in CASES:
@@ -241,6 +253,8 @@ def test_the_summary_has_the_shape_of_nnunets(folders: Folders) -> None:
             assert entry["metrics"][label]["Dice"] == pytest.approx(dices[label][-1], nan_ok=True)
     for label in (1, 2):
         assert ours["mean"][label]["Dice"] == pytest.approx(np.nanmean(dices[label]))
+        defined = [expected_counts(case, [label]).sensitivity for case in ("a", "b")]  # there is nothing to find in c
+        assert ours["mean"][label]["sensitivity"] == pytest.approx(np.mean(defined))
     assert ours["foreground_mean"]["Dice"] == pytest.approx(np.mean([np.nanmean(dices[label]) for label in (1, 2)]))
 
 
