@@ -8,6 +8,7 @@ prediction (what wins the softmax, or a probability above 0.5 of a region).
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -86,32 +87,34 @@ def _count_labels(
     target, predicted = (
         image.to(small) if valid is None else image.to(small).masked_fill(~valid, 0) for image in (target, predicted)
     )
-    rows = Objects(_instance_ids(target, ids, labels_with_ids, n_labels))
     component_ids = label_batch(predicted)
-    columns = Objects(component_ids)
-    # Objects of different labels do not meet, though they may share voxels.
-    table = OverlapTable(rows, columns, component_ids.masked_fill(target != predicted, 0))
-    met_rows = torch.bincount(table.instance, minlength=len(rows)) > 0
-    met_columns = torch.bincount(table.component, minlength=len(columns)) > 0
+    # The table holds what both have in common and no more: of a bad prediction, half the image, nothing else is
+    # listed voxel by voxel. Objects of different labels do not meet, though they may share voxels.
+    shared_ids = component_ids.masked_fill(target != predicted, 0)
+    table = OverlapTable.of(_instance_ids(target, ids, labels_with_ids, n_labels), shared_ids)
     near = None if valid is None else _beside(~valid)
-    kept_rows, kept_columns = met_rows | ~_touched(rows, near), met_columns | ~_touched(columns, near)
-    row_label, column_label = _labels_of(rows, target), _labels_of(columns, predicted)
-    pair_label = row_label[table.instance]
+    rows, columns = _rows(table.instances, target, near), _columns(component_ids, predicted, near, n_labels)
+    row, size = table.instance.cpu().numpy(), table.size.cpu().numpy()
+    column = columns.index(table.components)[table.component.cpu().numpy()]
+    both = rows.size[row] + columns.size[column]
+    matched = match_one_to_one(row, column, size / (both - size), threshold=0.5)
+    met_rows, met_columns = np.isin(np.arange(len(rows.size)), row), np.isin(np.arange(len(columns.size)), column)
+    kept_rows, kept_columns = met_rows | ~rows.touched, met_columns | ~columns.touched
 
-    def per_label(labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        return torch.bincount(labels, weights, minlength=n_labels + 1)[1:].long()
+    def per_label(labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(labels, weights, minlength=n_labels + 1)[1:].astype(np.int64)
 
     counts = (
-        per_label(row_label[kept_rows]),
-        per_label(column_label[kept_columns]),
-        per_label(row_label[met_rows]),
-        per_label(column_label[met_columns]),
-        per_label(pair_label[_matched(table)]),
-        per_label(row_label, rows.size),
-        per_label(column_label, columns.size),
-        per_label(pair_label, table.size),
+        per_label(rows.label[kept_rows]),
+        per_label(columns.label[kept_columns]),
+        per_label(rows.label[met_rows]),
+        per_label(columns.label[met_columns]),
+        per_label(rows.label[row[matched]]),
+        per_label(rows.label, rows.size),
+        per_label(columns.label, columns.size),
+        per_label(rows.label[row], size),
     )
-    return torch.stack(counts, 1).cpu().numpy()
+    return np.stack(counts, 1)
 
 
 def _instance_ids(target: Tensor, ids: Tensor | None, labels_with_ids: Collection[int], n_labels: int) -> Tensor:
@@ -130,20 +133,50 @@ def _instance_ids(target: Tensor, ids: Tensor | None, labels_with_ids: Collectio
     return torch.where(rest > 0, rest + own.max(), own)
 
 
-def _labels_of(objects: Objects, labels: Tensor) -> Tensor:
-    """(N,) the label of each object, whose voxels all have the same."""
-    of_objects = torch.zeros(len(objects), dtype=torch.long, device=labels.device)
-    of_objects[objects.member] = objects.gather(labels).long()
-    return of_objects
+@dataclass(frozen=True)
+class _Side:
+    """The objects of one side, sample after sample.
+
+    Attributes:
+        size: (N,) voxels.
+        label: (N,) the label that all its voxels have.
+        touched: (N,) bool, whether an ignored voxel is beside it.
+        first: (B,) index of the first object of each sample; only of components.
+    """
+
+    size: np.ndarray
+    label: np.ndarray
+    touched: np.ndarray
+    first: np.ndarray | None = None
+
+    def index(self, objects: Objects) -> np.ndarray:
+        """Where in these lists some of the objects are, whose ids count from 1 in each sample."""
+        assert self.first is not None
+        return self.first[objects.sample.cpu().numpy()] + objects.id.cpu().numpy() - 1
 
 
-def _matched(table: OverlapTable) -> Tensor:
-    """Indices of the one-to-one pairs of IoU 0.5 or more."""
-    both = table.instances.size[table.instance] + table.components.size[table.component]
-    pairs = (table.instance, table.component, table.size, both)
-    instance, component, shared, both = (values.cpu().numpy() for values in pairs)
-    chosen = match_one_to_one(instance, component, shared / (both - shared), threshold=0.5)
-    return torch.from_numpy(chosen).to(table.size.device)
+def _rows(instances: Objects, labels: Tensor, near: Tensor | None) -> _Side:
+    label = torch.zeros_like(instances.size)
+    label[instances.member] = instances.gather(labels).long()
+    touched = torch.zeros_like(label, dtype=torch.bool)
+    if near is not None:
+        touched[instances.member[instances.gather(near)]] = True
+    return _Side(*(values.cpu().numpy() for values in (instances.size, label, touched)))
+
+
+def _columns(component_ids: Tensor, labels: Tensor, near: Tensor | None, n_labels: int) -> _Side:
+    sizes, of_label, touched = [], [], []
+    for sample, image in enumerate(component_ids.flatten(1)):
+        size = torch.bincount(image)
+        label, beside = torch.ones_like(size), torch.zeros_like(size, dtype=torch.bool)
+        if n_labels > 1:
+            label[image.long()] = labels[sample].flatten().long()
+        if near is not None:
+            beside[image[near[sample].flatten()].long()] = True
+        for values, each in ((size, sizes), (label, of_label), (beside, touched)):
+            each.append(values[1:].cpu().numpy())  # 0 is the background
+    first = np.cumsum([0, *(len(size) for size in sizes[:-1])])
+    return _Side(*map(np.concatenate, (sizes, of_label, touched)), first)
 
 
 def _beside(ignored: Tensor) -> Tensor:
@@ -151,10 +184,3 @@ def _beside(ignored: Tensor) -> Tensor:
     for axis in range(1, ignored.ndim):
         ignored = widen(ignored, axis, 1)
     return ignored
-
-
-def _touched(objects: Objects, near: Tensor | None) -> Tensor:
-    """(N,) bool, whether a voxel of the object is marked."""
-    if near is None:
-        return torch.zeros_like(objects.size, dtype=torch.bool)
-    return torch.bincount(objects.member[objects.gather(near)], minlength=len(objects)) > 0
