@@ -192,7 +192,15 @@ class Settings:
         "'all' or a list of names from the labels of dataset.json",
         lambda value: value == "all" or _is_names(value),
         "",
-        "Which classes or regions get the instance terms.",
+        "Which classes or regions get the instance terms, and enter the mean of the instance scores.",
+    )
+    checkpoint_metric: str = _setting(
+        "dice",
+        "'dice', 'f1' or 'mean'",
+        _one_of("dice", "f1", "mean"),
+        "",
+        "What chooses checkpoint_best.pth: nnU-Net's moving average of the pseudo Dice, the same average of the "
+        "instance F1, or the mean of both. The last two pass over an epoch without a value.",
     )
     num_epochs: int | None = _setting(
         None,

@@ -67,7 +67,7 @@ def loaded_by(*commands: list[str]) -> set[str]:
 
 
 def test_help_and_path_import_nothing_heavy() -> None:
-    helps = [[command, "--help"] for command in ("path", "link", "configure", "precompute", "demo")]
+    helps = [[command, "--help"] for command in ("path", "link", "configure", "precompute", "evaluate", "demo")]
     assert loaded_by(["--help"], ["--version"], ["path"], *helps) == set()
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.paths import nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
@@ -29,6 +27,7 @@ from nnunet_instance_trainers.losses.modules import PixelLoss
 from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.terms import make_term
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
+from nnunet_instance_trainers.trainers.scored import nnUNetTrainerScored
 
 __all__ = ["nnUNetTrainerInstanceBase"]
 
@@ -49,7 +48,7 @@ class LossBesideTarget(nn.Module):
         return self.compound(output, target, self.instances)
 
 
-class nnUNetTrainerInstanceBase(nnUNetTrainer):
+class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     """Base of this package's trainers; not a published method.
 
     Class attributes named like a field of :class:`~nnunet_instance_trainers.configuration.Settings` are the
@@ -190,16 +189,13 @@ class nnUNetTrainerInstanceBase(nnUNetTrainer):
         if recorded in ("patch", "precomputed"):
             return recorded
         has_maps = Manifest.file(maps_folder(self.preprocessed_dataset_folder)).is_file()
-        if self.settings.source is None and not has_maps and self._has_annotated_maps():
+        if self.settings.source is None and not has_maps and self._annotated_maps() is not None:
             raise UserError(
                 f"dataset {self.plans_manager.dataset_name!r} has annotators' maps in instancesTr, but none are "
                 f"precomputed for configuration {self.configuration_name!r}: run '{self._precompute_command}', or "
                 'set "source": "patch" in instance_training to use components'
             )
         return self.settings.source or ("precomputed" if has_maps else "patch")
-
-    def _has_annotated_maps(self) -> bool:
-        return nnUNet_raw.is_set() and (Path(nnUNet_raw) / self.plans_manager.dataset_name / "instancesTr").is_dir()
 
     @property
     def _record(self) -> Path:

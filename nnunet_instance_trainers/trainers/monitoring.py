@@ -1,4 +1,4 @@
-"""The mean value of each part of the loss per epoch, in a CSV and a figure beside nnU-Net's log.
+"""What a training writes per epoch beside nnU-Net's log, in CSVs keyed by epoch; the parts of the loss are here.
 
 nnU-Net's own logger raises on keys that it does not know and is replaced when a checkpoint is loaded.
 """
@@ -6,7 +6,7 @@ nnU-Net's own logger raises on keys that it does not know and is replaced when a
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,30 +15,54 @@ from torch import Tensor
 
 from nnunet_instance_trainers.data.maps import write_atomically
 
-__all__ = ["LossRecord"]
+__all__ = ["EpochTable", "LossRecord"]
+
+
+class EpochTable:
+    """A CSV with one row per epoch.
+
+    Args:
+        file: rows of epochs before ``first_epoch`` in it are kept, later ones are dropped, so that a resumed
+            training has each epoch once.
+        columns: names of the columns after ``epoch``.
+        first_epoch: the epoch with which this run starts.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str], first_epoch: int) -> None:
+        self.file = file
+        self.columns = ["epoch", *columns]
+        self.rows: list[dict[str, str]] = []
+        if first_epoch > 0 and file.is_file():
+            with open(file, newline="") as stream:
+                reader = csv.DictReader(stream)
+                self.rows = [row for row in reader if int(row["epoch"]) < first_epoch]
+            # A training may be resumed with other terms than it was started with.
+            self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
+
+    def write(self) -> None:
+        with write_atomically(self.file) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def points(self, column: str) -> tuple[list[int], list[float]]:
+        """The epochs in which a column has a value, and the values."""
+        rows = [row for row in self.rows if row.get(column)]
+        return [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
 
 
 class LossRecord:
-    """Collects the parts of the loss over the steps of an epoch and writes one row per epoch.
+    """Collects the parts of the loss over the steps of an epoch; their means are a row of a CSV.
 
     Args:
-        file: the CSV; rows of epochs before ``first_epoch`` in it are kept, later ones are dropped, so that
-            a resumed training has each epoch once.
+        file: the CSV; the figure lies beside it.
         parts: names of the parts, in the order of the columns.
         first_epoch: the epoch with which this run starts.
     """
 
     def __init__(self, file: Path, parts: list[str], first_epoch: int) -> None:
-        self.file = file
-        self.columns = ["epoch", *(f"{phase}_{part}" for phase in ("train", "val") for part in parts)]
+        self._table = EpochTable(file, [f"{phase}_{part}" for phase in ("train", "val") for part in parts], first_epoch)
         self._steps: dict[str, list[Tensor]] = {}
-        self._rows: list[dict[str, str]] = []
-        if first_epoch > 0 and file.is_file():
-            with open(file, newline="") as stream:
-                reader = csv.DictReader(stream)
-                self._rows = [row for row in reader if int(row["epoch"]) < first_epoch]
-            # A training may be resumed with other terms than it was started with.
-            self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
 
     def add(self, phase: str, values: Mapping[str, Tensor]) -> None:
         """Note the parts of one step; nothing is copied from the device yet."""
@@ -49,30 +73,27 @@ class LossRecord:
         """Return the means of this epoch and write its row; only one of several processes should write."""
         means = {name: torch.stack(values).float().mean().item() for name, values in self._steps.items()}
         self._steps = {}
-        self._rows.append({"epoch": str(epoch), **{name: f"{mean:.6g}" for name, mean in means.items()}})
-        if not write:
-            return means
-        with write_atomically(self.file) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, self.columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        self._draw()
+        self._table.rows.append({"epoch": str(epoch), **{name: f"{mean:.6g}" for name, mean in means.items()}})
+        if write:
+            self._table.write()
+            self._draw()
         return means
 
     def _draw(self) -> None:
         """Draw the parts over the epochs into a PNG beside the CSV, training solid and validation dashed."""
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        parts = list(dict.fromkeys(name.partition("_")[2] for name in self.columns[1:]))
-        for name in self.columns[1:]:
+        columns = self._table.columns[1:]
+        parts = list(dict.fromkeys(name.partition("_")[2] for name in columns))
+        for name in columns:
             phase, _, part = name.partition("_")
-            points = [(int(row["epoch"]), float(row[name])) for row in self._rows if row.get(name)]
-            if points:
+            epochs, values = self._table.points(name)
+            if epochs:
                 style = {"color": f"C{parts.index(part) % 10}", "linestyle": "-" if phase == "train" else "--"}
-                axes.plot(*zip(*points), label=f"{part} ({phase})", marker=".", **style)
+                axes.plot(epochs, values, label=f"{part} ({phase})", marker=".", **style)
         axes.set(xlabel="epoch", ylabel="mean before weighing", title="parts of the loss")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        with write_atomically(self.file.with_suffix(".png")) as temporary:
+        with write_atomically(self._table.file.with_suffix(".png")) as temporary:
             figure.savefig(temporary, dpi=100)
