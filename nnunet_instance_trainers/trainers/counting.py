@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
-from nnunet_instance_trainers.instances.boxes import widen
+from nnunet_instance_trainers.instances.cubes import widen
 from nnunet_instance_trainers.instances.matching import match_one_to_one
 
 __all__ = ["as_counts", "count_objects"]
