@@ -280,10 +280,10 @@ def _report(folder: Path, raw: Path, images: Path, truth: dict[str, Path]) -> No
 
 
 def _table(totals: dict) -> str:
-    header = ("trainer", "Dice", "volume ratio", "sensitivity", "precision", "F1", "F1 IoU>0.5", "missed", "false")
+    header = ("trainer", "Dice", "volume ratio", "sensitivity", "precision", "F1", "F1 IoU>=0.5", "missed", "false")
     rows = [header]
     for trainer, c in totals.items():
-        ratios = (c.dice, c.volume_ratio, c.sensitivity, c.precision, c.f1, c.f1_iou)
+        ratios = (c.dice, c.volume_ratio, c.sensitivity, c.precision, c.f1, c.f1_iou50)
         rows.append(
             (trainer, *(f"{ratio:.3f}" for ratio in ratios), f"{c.missed}/{c.instances}", f"{c.false}/{c.components}")
         )

@@ -1,5 +1,6 @@
 """Scores and pictures that speak of objects; made from the same overlap table as the losses."""
 
-from nnunet_instance_trainers.evaluation.scores import Counts, Detection, detect
+from nnunet_instance_trainers.evaluation.counts import SCORES, Counts
+from nnunet_instance_trainers.evaluation.scores import Detection, Rule, detect
 
-__all__ = ["Counts", "Detection", "detect"]
+__all__ = ["SCORES", "Counts", "Detection", "Rule", "detect"]

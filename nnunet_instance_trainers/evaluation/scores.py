@@ -1,84 +1,88 @@
-"""Scores of objects: found, missed, false. Counts first, ratios in tiny functions of the counts."""
+"""What became of the objects of one image and class: found, missed, false, matched.
+
+Everything comes from one overlap table. docs/evaluation.md has the rules.
+"""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from scipy import ndimage
 
+from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
+from nnunet_instance_trainers.instances.matching import match_one_to_one
 
-__all__ = ["Counts", "Detection", "detect"]
+__all__ = ["MATCHES", "Detection", "Pairs", "Rule", "detect"]
+
+MATCHES = ("overlap", "iou", "dice")
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What was counted in one or more images; adds up over cases and classes, so its ratios are pooled.
+class Rule:
+    """When an instance counts as found and a component as a hit.
 
     Attributes:
-        instances: objects in the target.
-        components: connected components of the prediction.
-        found: instances that share a voxel with a component (the papers' rule).
-        hits: components that share a voxel with an instance.
-        matched: pairs of an instance and a component with IoU above 0.5, which are one-to-one by nature.
-        target_voxels, predicted_voxels, shared_voxels: foreground of target, of prediction, of both.
+        match: ``"overlap"``: they share a voxel, and one may meet many (the papers' rule). ``"iou"``, ``"dice"``:
+            they are partners in a one-to-one assignment of pairs whose IoU or Dice reaches the threshold.
+        threshold: in (0, 1]; without meaning for ``"overlap"``.
+
+    Raises:
+        ValueError: another match, or a threshold outside (0, 1].
     """
 
-    instances: int = 0
-    components: int = 0
-    found: int = 0
-    hits: int = 0
-    matched: int = 0
-    target_voxels: int = 0
-    predicted_voxels: int = 0
-    shared_voxels: int = 0
+    match: str = "overlap"
+    threshold: float = 0.5
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other))))
+    def __post_init__(self) -> None:
+        if self.match not in MATCHES:
+            raise ValueError(f"match must be one of {', '.join(MATCHES)}, got {self.match!r}")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold}")
 
-    @property
-    def missed(self) -> int:
-        return self.instances - self.found
 
-    @property
-    def false(self) -> int:
-        return self.components - self.hits
+@dataclass(frozen=True)
+class Pairs:
+    """The overlap table of one image and class as arrays, all that scores need.
 
-    @property
-    def sensitivity(self) -> float:
-        """Share of instances that are found; nan without instances."""
-        return _ratio(self.found, self.instances)
+    Attributes:
+        instance_voxels: (N,) size of each instance.
+        component_voxels: (M,) size of each component.
+        instance, component: (P,) indices of what meets.
+        shared: (P,) voxels that they share, > 0.
+    """
 
-    @property
-    def precision(self) -> float:
-        """Share of components that hit an instance; nan without components."""
-        return _ratio(self.hits, self.components)
+    instance_voxels: np.ndarray
+    component_voxels: np.ndarray
+    instance: np.ndarray
+    component: np.ndarray
+    shared: np.ndarray
 
-    @property
-    def f1(self) -> float:
-        """2 S P / (S + P) of sensitivity and precision; 0 where nothing is found, nan where nothing is there at all.
+    @classmethod
+    def of(cls, instances: np.ndarray, components: np.ndarray) -> Pairs:
+        """The table of two int32 id images (*S), each numbered from 1 on without gaps."""
+        ids, parts = (torch.from_numpy(image)[None] for image in (instances, components))
+        table = OverlapTable.of(ids, parts)
+        arrays = (table.instances.size, table.components.size, table.instance, table.component, table.size)
+        return cls(*(array.numpy() for array in arrays))
 
-        Over-segmentation can raise it: look at :attr:`volume_ratio` and :attr:`f1_iou` beside it.
-        """
-        if self.found == 0:
-            return _ratio(0, self.instances + self.components)
-        return 2 * self.sensitivity * self.precision / (self.sensitivity + self.precision)
+    @cached_property
+    def iou(self) -> np.ndarray:
+        """(P,) IoU of each pair."""
+        both = self.instance_voxels[self.instance] + self.component_voxels[self.component]
+        return self.shared / (both - self.shared)
 
-    @property
-    def f1_iou(self) -> float:
-        """F1 of one-to-one matches with IoU above 0.5; nan where nothing is there at all."""
-        return _ratio(2 * self.matched, self.instances + self.components)
+    @cached_property
+    def dice(self) -> np.ndarray:
+        """(P,) Dice of each pair."""
+        return 2 * self.shared / (self.instance_voxels[self.instance] + self.component_voxels[self.component])
 
-    @property
-    def dice(self) -> float:
-        """Voxel Dice; nan where nothing is there at all."""
-        return _ratio(2 * self.shared_voxels, self.target_voxels + self.predicted_voxels)
-
-    @property
-    def volume_ratio(self) -> float:
-        """Predicted over true volume; nan without true volume."""
-        return _ratio(self.predicted_voxels, self.target_voxels)
+    def match(self, match: str, threshold: float) -> np.ndarray:
+        """(K,) indices of the pairs of the one-to-one assignment by ``"iou"`` or ``"dice"``."""
+        return match_one_to_one(self.instance, self.component, getattr(self, match), threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -88,24 +92,115 @@ class Detection:
     Attributes:
         instances: (*S) ids 1..N of the target.
         components: (*S) ids 1..M of the prediction.
-        found: (N,) bool, instance n at index n - 1.
-        hits: (M,) bool, component m at index m - 1.
-        counts: the same in numbers.
+        instance_ids: (N,) the ids that the instances came with.
+        pairs: what meets.
+        linked: (L,) indices of the pairs that count under the rule.
+        matched, iou50: (K,) indices of the one-to-one pairs at the rule's threshold and at IoU 0.5.
+        voxel_ml: volume of a voxel.
+        shared_voxels, target_voxels, predicted_voxels: foreground, in objects that are left out too.
     """
 
     instances: np.ndarray
     components: np.ndarray
-    found: np.ndarray
-    hits: np.ndarray
-    counts: Counts
+    instance_ids: np.ndarray
+    pairs: Pairs
+    linked: np.ndarray
+    matched: np.ndarray
+    iou50: np.ndarray
+    voxel_ml: float
+    target_voxels: int
+    predicted_voxels: int
+    shared_voxels: int
+
+    @cached_property
+    def found(self) -> np.ndarray:
+        """(N,) bool, instance n at index n - 1."""
+        return _marked(self.pairs.instance[self.linked], self.pairs.instance_voxels)
+
+    @cached_property
+    def hits(self) -> np.ndarray:
+        """(M,) bool, component m at index m - 1."""
+        return _marked(self.pairs.component[self.linked], self.pairs.component_voxels)
+
+    @cached_property
+    def instance_dice(self) -> np.ndarray:
+        """(N,) Dice of each instance with the union of the components that it is linked to; 0 without."""
+        p = self.pairs
+        return self._dice(p.instance, p.instance_voxels, p.component_voxels[p.component])
+
+    @cached_property
+    def component_dice(self) -> np.ndarray:
+        """(M,) the same of each component."""
+        p = self.pairs
+        return self._dice(p.component, p.component_voxels, p.instance_voxels[p.instance])
+
+    def _dice(self, own: np.ndarray, voxels: np.ndarray, others: np.ndarray) -> np.ndarray:
+        own, n = own[self.linked], len(voxels)
+        shared = np.bincount(own, self.pairs.shared[self.linked], n)
+        return 2 * shared / (voxels + np.bincount(own, others[self.linked], n))
+
+    @property
+    def instance_ml(self) -> np.ndarray:
+        """(N,) volume of each instance."""
+        return self.pairs.instance_voxels * self.voxel_ml
+
+    @property
+    def component_ml(self) -> np.ndarray:
+        """(M,) volume of each component."""
+        return self.pairs.component_voxels * self.voxel_ml
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The same in numbers."""
+        return self._count(np.ones(len(self.found), bool), np.ones(len(self.hits), bool))
+
+    def counts_by_size(self, edges_ml: np.ndarray) -> list[Counts]:
+        """Counts in len(edges_ml) + 1 bins [a, b) of an object's own volume; voxels and volumes are the image's."""
+        instance_bin = np.digitize(self.instance_ml, edges_ml)
+        component_bin = np.digitize(self.component_ml, edges_ml)
+        return [self._count(instance_bin == b, component_bin == b) for b in range(len(edges_ml) + 1)]
+
+    def _count(self, instances: np.ndarray, components: np.ndarray) -> Counts:
+        """Counts of the chosen objects, given as masks (N,) and (M,)."""
+        p = self.pairs
+        matched = self.matched[instances[p.instance[self.matched]]]
+        return Counts(
+            instances=int(instances.sum()),
+            components=int(components.sum()),
+            found=int(self.found[instances].sum()),
+            hits=int(self.hits[components].sum()),
+            matched_instances=len(matched),
+            matched_components=int(components[p.component[self.matched]].sum()),
+            iou50_instances=int(instances[p.instance[self.iou50]].sum()),
+            iou50_components=int(components[p.component[self.iou50]].sum()),
+            matched_iou=float(p.iou[matched].sum()),
+            matched_dice=float(p.dice[matched].sum()),
+            instance_dice=float(self.instance_dice[instances].sum()),
+            target_voxels=self.target_voxels,
+            predicted_voxels=self.predicted_voxels,
+            shared_voxels=self.shared_voxels,
+            target_ml=self.target_voxels * self.voxel_ml,
+            predicted_ml=self.predicted_voxels * self.voxel_ml,
+        )
 
 
-def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
+def detect(
+    instances: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    valid: np.ndarray | None = None,
+    rule: Rule = Rule(),  # noqa: B008, it is frozen
+    voxel_ml: float = 0.001,
+) -> Detection:
     """Compare target instances with the connected components of a prediction, for one class.
 
     Args:
         instances: (*S) integer ids of the target, 0 is background; any numbering.
         prediction: (*S) mask of the predicted class.
+        valid: (*S) bool, False where voxels are ignored; None means nowhere. An object beside an ignored voxel
+            that meets nothing is no object here, for it may go on where nobody annotated.
+        rule: when an instance is found.
+        voxel_ml: volume of a voxel.
 
     Returns:
         What was found, missed and invented.
@@ -121,26 +216,46 @@ def detect(instances: np.ndarray, prediction: np.ndarray) -> Detection:
     """
     if instances.shape != prediction.shape:
         raise ValueError(f"target and prediction must have one shape, got {instances.shape} and {prediction.shape}")
-    components = label_components(prediction > 0)[0].astype(np.int64)
-    ids = renumber(instances)[0].astype(np.int64)
-    table = OverlapTable.of(torch.from_numpy(ids)[None], torch.from_numpy(components)[None])
-    instance, component, shared = table.instance.numpy(), table.component.numpy(), table.size.numpy()
-    instance_voxels, component_voxels = table.instances.size.numpy(), table.components.size.numpy()
-    found = np.bincount(instance, minlength=len(instance_voxels)) > 0
-    hits = np.bincount(component, minlength=len(component_voxels)) > 0
-    union = instance_voxels[instance] + component_voxels[component] - shared
-    counts = Counts(
-        instances=len(found),
-        components=len(hits),
-        found=int(found.sum()),
-        hits=int(hits.sum()),
-        matched=int((2 * shared > union).sum()),
-        target_voxels=int(instance_voxels.sum()),
-        predicted_voxels=int(component_voxels.sum()),
-        shared_voxels=int(shared.sum()),
+    predicted = prediction > 0
+    if valid is not None:
+        if valid.shape != instances.shape:
+            raise ValueError(f"valid must have the shape of the target, {instances.shape}, got {valid.shape}")
+        instances, predicted = np.where(valid, instances, 0), predicted & valid
+    target_voxels, predicted_voxels = np.count_nonzero(instances > 0), np.count_nonzero(predicted)
+    components = label_components(predicted)[0]
+    if valid is not None:
+        instances, components = _without_cut_objects(instances, components, ~valid)
+    ids, components = renumber(instances)[0].astype(np.int32), components.astype(np.int32)
+    pairs = Pairs.of(ids, components)
+    iou50 = pairs.match("iou", 0.5)
+    matched = iou50 if rule.match == "overlap" else pairs.match(rule.match, rule.threshold)
+    return Detection(
+        instances=ids,
+        components=components,
+        instance_ids=np.unique(instances[instances > 0]),
+        pairs=pairs,
+        linked=np.arange(len(pairs.shared)) if rule.match == "overlap" else matched,
+        matched=matched,
+        iou50=iou50,
+        voxel_ml=voxel_ml,
+        target_voxels=int(target_voxels),
+        predicted_voxels=int(predicted_voxels),
+        shared_voxels=int(pairs.shared.sum()),
     )
-    return Detection(ids, components, found, hits, counts)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _without_cut_objects(
+    instances: np.ndarray, components: np.ndarray, ignored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out the objects that touch an ignored voxel and meet nothing."""
+    near = ndimage.binary_dilation(ignored, np.ones((3,) * ignored.ndim, bool))
+    both = (instances > 0) & (components > 0)
+    kept = []
+    for ids in (instances, components):
+        cut = np.setdiff1d(ids[near & (ids > 0)], ids[both])
+        kept.append(np.where(np.isin(ids, cut), 0, ids))
+    return kept[0], renumber(kept[1])[0]
+
+
+def _marked(members: np.ndarray, of: np.ndarray) -> np.ndarray:
+    return np.bincount(members, minlength=len(of)) > 0
