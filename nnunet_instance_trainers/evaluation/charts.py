@@ -67,14 +67,17 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes
         for x, (top, false, instances) in enumerate(zip(base, own.false, own.found + own.missed)):
             if top:
                 text = f"{own.found[x]:.0f}/{instances:.0f}" + (f"\n+{false:.0f}" if false else "")
-                axis.annotate(text, (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, color=_GREY)
+                axis.annotate(
+                    text, (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, color=_GREY
+                )
         _title(axis, model, notes[model])
         axis.set_xticks(range(len(bins)), bins, fontsize=7.5, rotation=30, ha="right", rotation_mode="anchor")
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.margins(y=0.16)
     _outer_labels(axes, "size, mL", "objects")
     handles = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=state) for state, (colour, hatch) in STATES.items()
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=state)
+        for state, (colour, hatch) in STATES.items()
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9, handleheight=1.2)
     return figure
@@ -91,7 +94,13 @@ def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], n
         known = ~np.isnan(own.sensitivity)
         axis.vlines(x[known], own.low[known], own.high[known], color=colour, linewidth=1.2, alpha=0.55)
         axis.plot(
-            x[known], own.sensitivity[known], color=colour, marker=marker, linestyle=dashes, markersize=5.5, linewidth=1.5
+            x[known],
+            own.sensitivity[known],
+            color=colour,
+            marker=marker,
+            linestyle=dashes,
+            markersize=5.5,
+            linewidth=1.5,
         )
     first = next(iter(counts.values()))
     names = [f"{name}\n(n = {n:.0f})" for name, n in zip(bins, first.found + first.missed)]
@@ -205,6 +214,11 @@ def _legend(axis: Axes, models: Mapping[str, object], notes: Mapping[str, str]) 
         label = f"{model}\n{notes[model]}"
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=5.5, label=label))
     axis.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7.5, handlelength=3,
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=7.5,
+        handlelength=3,
         labelspacing=1,
     )

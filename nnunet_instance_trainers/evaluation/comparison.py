@@ -260,9 +260,7 @@ def _parts(
     return np.where(known, values, 0), known.astype(float)
 
 
-def _column(
-    name: str, models: Sequence[Evaluation], cases: Sequence[str], classes: Sequence[str]
-) -> np.ndarray:
+def _column(name: str, models: Sequence[Evaluation], cases: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     at_case, at_class = ({key: i for i, key in enumerate(keys)} for keys in (cases, classes))
     values = np.full((len(models), len(cases), len(classes)), 0.0 if name.endswith("d_ml") else np.nan)
     for m, model in enumerate(models):

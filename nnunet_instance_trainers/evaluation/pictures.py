@@ -33,7 +33,8 @@ def notes(table: Table) -> dict[str, str]:
     """By model, what must stand beside every overlap score."""
     ratio, one_to_one = table.mean["volume_ratio"], table.mean["f1_iou50"]
     return {
-        model: f"volume ratio {ratio[m]:.2f} · F1 at IoU 0.5 {one_to_one[m]:.2f}" for m, model in enumerate(table.models)
+        model: f"volume ratio {ratio[m]:.2f} · F1 at IoU 0.5 {one_to_one[m]:.2f}"
+        for m, model in enumerate(table.models)
     }
 
 
@@ -97,7 +98,8 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
         one = max((value for false, value in zip(x, y) if false <= 1), default=0)
         words.append(f"{model} finds {one:.2f} of the instances at 1 false positive per image, at most {y.max():.2f}.")
     return _vector(
-        charts.froc_curves(curves, beside), f"Curves of sensitivity against false positives per image. {' '.join(words)}"
+        charts.froc_curves(curves, beside),
+        f"Curves of sensitivity against false positives per image. {' '.join(words)}",
     )
 
 

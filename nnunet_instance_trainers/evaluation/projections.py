@@ -75,7 +75,8 @@ def draw_case(
     is_flat = next(iter(views.values())).codes.ndim == 2
     figure = _draw_flat(views, image, spacing, titles) if is_flat else _draw_volume(views, image, spacing, titles)
     handles = [
-        Line2D([], [], linestyle="", marker="s", color=colour, markersize=8, label=state) for state, (colour, _) in STATES.items()
+        Line2D([], [], linestyle="", marker="s", color=colour, markersize=8, label=state)
+        for state, (colour, _) in STATES.items()
     ]
     for handle, state in zip(handles, STATES):
         if state in _MARKERS:
@@ -90,7 +91,9 @@ def _draw_flat(
     columns = min(len(views), 3)
     rows = -(-len(views) // columns)
     height, width = np.multiply(next(iter(views.values())).codes.shape, spacing)
-    figure = Figure(figsize=(_WIDTH, rows * (_WIDTH / max(columns, 2) * height / width + 0.35) + 0.3), layout="constrained")
+    figure = Figure(
+        figsize=(_WIDTH, rows * (_WIDTH / max(columns, 2) * height / width + 0.35) + 0.3), layout="constrained"
+    )
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid[len(views) :]:
         axis.remove()
@@ -128,9 +131,7 @@ def _panel(
     upwards: bool = False,
 ) -> None:
     origin = "lower" if upwards else "upper"  # the head at the top
-    axis.imshow(
-        _colours(codes, image), origin=origin, aspect=spacing[0] / spacing[1], interpolation="nearest"
-    )
+    axis.imshow(_colours(codes, image), origin=origin, aspect=spacing[0] / spacing[1], interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_autoscale_on(False)

@@ -49,9 +49,7 @@ def mean_ranks(ranks: np.ndarray) -> np.ndarray:
     return _divide(np.where(known, ranks, 0).sum(0), known.sum(0))
 
 
-def bootstrap(
-    numerator: np.ndarray, denominator: np.ndarray, *, resamples: int = 2000, seed: int = 0
-) -> np.ndarray:
+def bootstrap(numerator: np.ndarray, denominator: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Draw cases with replacement and compute sum(numerator) / sum(denominator) anew for each draw.
 
     Every row sees the same draws, so differences between rows are paired. A mean over cases has a denominator of 1 where
