@@ -72,6 +72,48 @@ def _parser() -> argparse.ArgumentParser:
         help="worker processes (default: %(default)s)",
     )
 
+    evaluate = add("evaluate", _evaluate, "score a folder of predictions by objects: found, missed, false, by size")
+    evaluate.add_argument("-i", required=True, type=Path, metavar="PRED", help="folder of predictions")
+    evaluate.add_argument("-g", required=True, type=Path, metavar="GT", help="folder of ground truth, such as labelsTs")
+    evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
+    evaluate.add_argument(
+        "--instances", type=Path, metavar="DIR", help="annotators' instance maps, so that touching objects stay apart"
+    )
+    evaluate.add_argument(
+        "--match",
+        default="overlap",
+        choices=["overlap", "iou", "dice"],
+        help="an instance is found by any shared voxel, or one-to-one by IoU or Dice (default: overlap)",
+    )
+    evaluate.add_argument(
+        "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
+    )
+    evaluate.add_argument(
+        "--bins",
+        type=float,
+        nargs="+",
+        default=[0.01, 0.05, 0.1, 0.5, 1, 5],
+        metavar="ML",
+        help="edges of size bins in mL (default: 0.01 0.05 0.1 0.5 1 5)",
+    )
+    evaluate.add_argument(
+        "--froc",
+        type=float,
+        nargs="?",
+        const=0.1,
+        metavar="P",
+        help="FROC from the probabilities beside the predictions, with candidates from probability P on (default: 0.1)",
+    )
+    evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
+    evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
+    evaluate.add_argument(
+        "-np",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="worker processes (default: %(default)s)",
+    )
+
     compare = add("compare", _compare, "evaluated models side by side: means, intervals, ranks and tests, as CSV")
     compare.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
     compare.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the tables")
@@ -223,6 +265,34 @@ def _precompute(arguments: argparse.Namespace) -> None:
 
     for name in names:
         precompute(name, arguments.c, arguments.p, arguments.np)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.np < 1:
+        raise UserError(f"-np must be at least 1, got {arguments.np}")
+    if not 0 < arguments.threshold <= 1:
+        raise UserError(f"--threshold must be above 0 and at most 1, got {arguments.threshold:g}")
+    if arguments.froc is not None and not 0 < arguments.froc < 1:
+        raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
+    bins = arguments.bins
+    if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
+        raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
+    from nnunet_instance_trainers.evaluation.folders import evaluate, format_table
+    from nnunet_instance_trainers.evaluation.scores import Rule
+
+    evaluation = evaluate(
+        arguments.i,
+        arguments.g,
+        arguments.o,
+        instances=arguments.instances,
+        rule=Rule(arguments.match, arguments.threshold),
+        bins_ml=bins,
+        froc_threshold=arguments.froc,
+        dataset_json=arguments.djfile,
+        subset=arguments.chill,
+        n_processes=arguments.np,
+    )
+    print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -9,11 +9,8 @@ both agree again. What became of every instance is counted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +33,9 @@ from nnunet_instance_trainers.data.maps import (
     write_atomically,
     write_map,
 )
+from nnunet_instance_trainers.data.reading import check_ids, read_labels, same_geometry
 from nnunet_instance_trainers.data.repair import repair_ids
+from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components, renumber
 
@@ -145,7 +144,7 @@ def precompute_configuration(dataset_name: str, configuration: str, manager: Pla
     manifest = replace(manifest, cases={case: manifest.cases[case] for case in current})
     remaining = [case for case in cases if case not in manifest.cases]
     with tqdm(total=len(cases), initial=len(current), desc=f"instance maps, {configuration}", unit="case") as bar:
-        for case, record in _map_cases(job, remaining, n_processes):
+        for case, record in over_cases(_map_case, job, remaining, n_processes):
             manifest = replace(manifest, cases={**manifest.cases, case: record})
             manifest.write(folder)
             bar.update()
@@ -190,22 +189,6 @@ def _cases(preprocessed: Path) -> list[str]:
     return cases
 
 
-def _map_cases(job: Job, cases: Sequence[str], n_processes: int) -> Iterable[tuple[str, CaseRecord]]:
-    if n_processes == 1 or len(cases) < 2:
-        yield from ((case, _map_case(job, case)) for case in cases)
-        return
-    with ProcessPoolExecutor(min(n_processes, len(cases)), mp_context=get_context("spawn")) as pool:
-        tasks = {pool.submit(_map_case, job, case): case for case in cases}
-        try:
-            for task in as_completed(tasks):
-                yield tasks[task], task.result()
-        except UserError:
-            pool.shutdown(cancel_futures=True)
-            raise
-        except BrokenProcessPool:
-            raise UserError("a worker was killed, probably for want of memory: use a smaller -np") from None
-
-
 def _map_case(job: Job, case: str) -> CaseRecord:
     """Make, check and write the map of one case."""
     _, segmentation, _, properties = nnUNetDatasetBlosc2(str(job.preprocessed), [case]).load_case(case)
@@ -243,29 +226,28 @@ def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarr
     """The ids and classes (*S) of each channel on the raw grid."""
     file_name = f"{case}{job.dataset['file_ending']}"
     label_path = job.ground_truth / file_name
-    label, geometry = _read(job.reader, label_path, case)
+    label, geometry = read_labels(job.reader, label_path, case)
     masks = job.masks(label)
     if job.annotated is None:
         return [label_components(mask)[0].astype(np.int64) for mask in masks], masks
     path = job.annotated / file_name
     if not path.is_file():
         raise UserError(f"case {case!r}: {path} is missing: add it, or remove the folder instancesTr to use components")
-    ids, map_geometry = _read(job.reader, path, case)
+    ids, map_geometry = read_labels(job.reader, path, case)
     if ids.shape != label.shape:
         raise UserError(
             f"case {case!r}: {path} has shape {ids.shape}, its label {label.shape}: save it on the label's grid"
         )
     raw_label = job.annotated.with_name("labelsTr") / file_name
-    if not _same_geometry(geometry, map_geometry) and raw_label.is_file():
+    if not same_geometry(geometry, map_geometry) and raw_label.is_file():
         # nnU-Net copies labels without what lies beside them, such as the spacing of a TIFF.
-        geometry = _read(job.reader, raw_label, case)[1]
-    if not _same_geometry(geometry, map_geometry):
+        geometry = read_labels(job.reader, raw_label, case)[1]
+    if not same_geometry(geometry, map_geometry):
         raise UserError(
             f"case {case!r}: {path} differs from its label in spacing, origin or direction: copy the "
             "label's header into it"
         )
-    if ids.max(initial=0) >= 2**24:
-        raise UserError(f"case {case!r}: {path} has ids of 2^24 and more, which nnU-Net's readers round: renumber them")
+    check_ids(ids, path, case)
     ids = np.where(label == job.dataset["labels"].get("ignore", -1), 0, ids)
     stray = np.count_nonzero((ids != 0) & (label == 0))
     if stray:
@@ -280,23 +262,6 @@ def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarr
             "that have instances in the setting 'classes'"
         )
     return [np.where(mask > 0, ids, 0) for mask in masks], masks
-
-
-def _read(reader: BaseReaderWriter, path: Path, case: str) -> tuple[np.ndarray, dict]:
-    """An image (*S) of integers and its geometry, with nnU-Net's own reader."""
-    try:
-        image, geometry = reader.read_seg(str(path))
-    except Exception as error:  # each reader raises its own kind
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(f"case {case!r}: cannot read {path} ({reason[0]}): save it again") from None
-    return np.rint(image[0]).astype(np.int64), geometry
-
-
-def _same_geometry(a: object, b: object) -> bool:
-    """Whether two readers' geometries, nested dictionaries of numbers, agree up to rounding in the header."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same_geometry(a[key], b[key]) for key in a)
-    return np.allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), rtol=1e-4, atol=1e-3)
 
 
 def _to_preprocessed_grid(

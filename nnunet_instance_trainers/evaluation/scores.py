@@ -189,7 +189,7 @@ def detect(
     prediction: np.ndarray,
     *,
     valid: np.ndarray | None = None,
-    rule: Rule = Rule(),  # noqa: B008, it is frozen
+    rule: Rule = Rule(),
     voxel_ml: float = 0.001,
 ) -> Detection:
     """Compare target instances with the connected components of a prediction, for one class.

@@ -1,0 +1,45 @@
+"""Label images of cases, read with nnU-Net's own readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from nnunet_instance_trainers.errors import UserError
+
+__all__ = ["check_ids", "read_labels", "same_geometry"]
+
+
+def read_labels(
+    reader: BaseReaderWriter, path: Path, case: str, dtype: type[np.integer] = np.int64
+) -> tuple[np.ndarray, dict]:
+    """A label or id image (*S) and its geometry.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        image, geometry = reader.read_seg(str(path))
+    except Exception as error:  # each reader raises its own kind
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise UserError(f"case {case!r}: cannot read {path} ({reason[0]}): save it again") from None
+    return np.rint(image[0]).astype(dtype), geometry
+
+
+def same_geometry(a: object, b: object) -> bool:
+    """Whether two readers' geometries, nested dictionaries of numbers, agree up to rounding in the header."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_geometry(a[key], b[key]) for key in a)
+    return np.allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), rtol=1e-4, atol=1e-3)
+
+
+def check_ids(ids: np.ndarray, path: Path, case: str) -> None:
+    """Refuse ids that nnU-Net's readers, which read float32, cannot hold.
+
+    Raises:
+        UserError: there are ids of 2^24 and more.
+    """
+    if ids.max(initial=0) >= 2**24:
+        raise UserError(f"case {case!r}: {path} has ids of 2^24 and more, which nnU-Net's readers round: renumber them")

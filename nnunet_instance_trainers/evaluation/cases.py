@@ -1,0 +1,245 @@
+"""Scores of one case of a folder of predictions: read, check, compare class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from scipy import ndimage
+
+from nnunet_instance_trainers.data.reading import check_ids, read_labels, same_geometry
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation.counts import Counts
+from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.evaluation.scores import Detection, Rule, detect
+from nnunet_instance_trainers.instances import label_components
+
+__all__ = ["CaseResult", "EvaluatedClass", "Job", "bin_names", "evaluate_case"]
+
+SIZE_SCORES = (
+    "instances",
+    "components",
+    "found",
+    "missed",
+    "hits",
+    "false",
+    "sensitivity",
+    "precision",
+    "f1",
+    "lesion_dice",
+    "lesion_dice_found",
+    "f1_iou50",
+    "volume_ratio",
+)
+
+
+@dataclass(frozen=True)
+class EvaluatedClass:
+    """A foreground class or region.
+
+    Attributes:
+        name: in dataset.json.
+        key: in nnU-Net's summaries, a label or a tuple of labels.
+        labels: its values in a label image.
+        channel: its place in nnU-Net's probabilities.
+    """
+
+    name: str
+    key: str
+    labels: tuple[int, ...]
+    channel: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all cases; travels to the workers.
+
+    Attributes:
+        predictions, ground_truth: folders of label images.
+        instances: the folder of annotators' maps, None for components of the ground truth.
+        ending: of the files' names.
+        reader: nnU-Net's class that reads them.
+        classes: what is scored.
+        known: the labels that may occur in a ground truth, the ignore label aside.
+        ignore: the ignore label, None without.
+        rule: when an instance is found.
+        bins_ml: edges of the size bins.
+        froc: probability from which on voxels are candidates; None for no FROC.
+    """
+
+    predictions: Path
+    ground_truth: Path
+    instances: Path | None
+    ending: str
+    reader: type[BaseReaderWriter]
+    classes: tuple[EvaluatedClass, ...]
+    known: tuple[int, ...]
+    ignore: int | None
+    rule: Rule
+    bins_ml: tuple[float, ...]
+    froc: float | None
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC."""
+
+    counts: list[Counts] = field(default_factory=list)
+    by_size: list[list[Counts]] = field(default_factory=list)
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[Candidates] = field(default_factory=list)
+
+
+def bin_names(edges_ml: Sequence[float]) -> list[str]:
+    """Names of the bins between edges: ``["<0.1", "0.1-1", ">=1"]``."""
+    edges = [f"{edge:g}" for edge in edges_ml]
+    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
+
+
+def evaluate_case(job: Job, case: str) -> CaseResult:
+    """Score one case.
+
+    Raises:
+        UserError: a file is unreadable, or does not fit the others or dataset.json.
+    """
+    reader, name = job.reader(), f"{case}{job.ending}"
+    target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
+    prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
+    _check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
+    annotated = None if job.instances is None else _read_instances(job, reader, case, target, geometry)
+    probabilities = None if job.froc is None else _read_probabilities(job, case, target.shape)
+    voxel_ml = _voxel_ml(target.shape, geometry["spacing"])
+    valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
+    result = CaseResult()
+    for evaluated in job.classes:
+        mask, predicted = np.isin(target, evaluated.labels), np.isin(prediction, evaluated.labels)
+        ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated, 0)
+        box = _box(mask | predicted)
+        inside = None if valid is None else valid[box]
+        detection = detect(ids[box], predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        result.counts.append(detection.counts)
+        result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
+        result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
+        if probabilities is not None and job.froc is not None:
+            p = probabilities[evaluated.channel]
+            box = _box(mask | (p >= job.froc))
+            inside = None if valid is None else valid[box]
+            result.candidates.append(find_candidates(ids[box], p[box], threshold=job.froc, valid=inside))
+    return result
+
+
+def _read(
+    job: Job, reader: BaseReaderWriter, path: Path, case: str, ignore: int | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    labels, geometry = read_labels(reader, path, case, np.int32)
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    # Counting is ten times faster than sorting, and labels are small.
+    present = np.flatnonzero(np.bincount(labels.ravel())) if low >= 0 and high < 2**16 else np.unique(labels)
+    unknown = sorted(set(present.tolist()) - set(job.known) - {ignore})
+    if unknown:
+        raise UserError(
+            f"case {case!r}: {path} has label {unknown[0]}, which dataset.json does not know (it has "
+            f"{', '.join(map(str, job.known))}): correct the file, or give the right dataset.json with -djfile"
+        )
+    return labels, geometry
+
+
+def _check_grid(path: Path, case: str, image: np.ndarray, own: dict, target: np.ndarray, geometry: dict) -> None:
+    if image.shape != target.shape:
+        raise UserError(
+            f"case {case!r}: {path} has shape {image.shape}, its ground truth {target.shape}: save it on that grid"
+        )
+    if not same_geometry(own, geometry):
+        raise UserError(
+            f"case {case!r}: {path} differs from its ground truth in spacing, origin or direction: save it on that "
+            "grid, or copy the header if only that is wrong"
+        )
+
+
+def _read_instances(
+    job: Job, reader: BaseReaderWriter, case: str, target: np.ndarray, geometry: dict[str, Any]
+) -> np.ndarray:
+    assert job.instances is not None
+    path = job.instances / f"{case}{job.ending}"
+    ids, own = read_labels(reader, path, case, np.int32)
+    _check_grid(path, case, ids, own, target, geometry)
+    check_ids(ids, path, case)
+    foreground = np.isin(target, [label for evaluated in job.classes for label in evaluated.labels])
+    bare = np.count_nonzero(foreground & (ids <= 0))
+    if bare:
+        raise UserError(
+            f"case {case!r}: {path} has no id in {bare} foreground voxels of its ground truth: add them, or leave "
+            "--instances away to use components"
+        )
+    stray = np.count_nonzero((ids > 0) & (target == 0))
+    if stray:
+        raise UserError(
+            f"case {case!r}: {path} has ids in {stray} voxels that its ground truth calls background: set them to 0"
+        )
+    return ids
+
+
+def _read_probabilities(job: Job, case: str, shape: tuple[int, ...]) -> np.ndarray:
+    """nnU-Net's probabilities (C, *S), which it saves on the grid of the image as its reader gives it."""
+    path = job.predictions / f"{case}.npz"
+    try:
+        with np.load(path) as archive:
+            probabilities = archive["probabilities"]
+    except Exception:  # a damaged archive raises many kinds
+        raise UserError(
+            f"case {case!r}: cannot read probabilities from {path}: predict again with --save_probabilities"
+        ) from None
+    n_channels = max(evaluated.channel for evaluated in job.classes) + 1
+    if probabilities.shape[1:] != shape or len(probabilities) < n_channels:
+        raise UserError(
+            f"case {case!r}: {path} has probabilities of shape {probabilities.shape}, expected "
+            f"{(n_channels, *shape)}: predict again with --save_probabilities"
+        )
+    return probabilities
+
+
+def _voxel_ml(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    # nnU-Net's readers give a 2D image one slice, 999 times as thick as its pixels are wide.
+    two_d = shape[0] == 1 and spacing[0] > 998 * max(spacing[1:])
+    return float(np.prod(spacing[1:] if two_d else spacing)) / 1000
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around a mask and one voxel more, which touching an ignored voxel needs."""
+    box = ndimage.find_objects(mask.astype(np.uint8))
+    if not box:
+        return (slice(0, 1),) * mask.ndim
+    return tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box[0])
+
+
+def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """A row per instance, then one per component."""
+    d, pairs = detection, detection.pairs
+    component_ids = np.arange(1, len(d.hits) + 1)
+    instance, component = pairs.instance[d.linked], pairs.component[d.linked]
+    sides = {
+        "target": (d.instance_ids, d.instance_ml, d.found, d.instance_dice, instance, component_ids[component]),
+        "prediction": (component_ids, d.component_ml, d.hits, d.component_dice, component, d.instance_ids[instance]),
+    }
+    states = {"target": ("missed", "found"), "prediction": ("false", "hit")}
+    names = bin_names(bins_ml)
+    for side, (ids, volumes, met, dice, own, partners) in sides.items():
+        order = np.argsort(own, kind="stable")
+        partners_of = np.split(partners[order], np.searchsorted(own[order], np.arange(1, len(ids))))
+        for index, place in enumerate(np.digitize(volumes, bins_ml)):
+            yield {
+                "case": case,
+                "class": name,
+                "side": side,
+                "id": int(ids[index]),
+                "volume_ml": float(volumes[index]),
+                "state": states[side][int(met[index])],
+                "dice": float(dice[index]),
+                "matched_id": ";".join(map(str, partners_of[index].tolist())),
+                "bin": names[place],
+            }
