@@ -75,7 +75,9 @@ def synthetic(
         for t in np.linspace(0.01, 0.99, 40)
     ]
     evaluation = _evaluation(name, cases, sizes, [], ["labelsTr", name])
-    return Evaluation(name, cases, sizes, evaluation.objects, {**evaluation.summary, "froc": {}}, froc)
+    average = {"average_sensitivity": skill * 0.8, "average_sensitivity_interval": [skill * 0.7, skill * 0.9]}
+    summary = {**evaluation.summary, "froc": dict.fromkeys(evaluation.summary["settings"]["classes"], average)}
+    return Evaluation(name, cases, sizes, evaluation.objects, summary, froc)
 
 
 def _case(
@@ -110,10 +112,11 @@ def _evaluation(name: str, cases: list, sizes: list, entries: list, folders: lis
     settings = {
         "match": "overlap",
         "threshold": 0.5,
-        "bins": list(BINS),
-        "reference_folder": folders[0],
-        "prediction_folder": folders[1],
-        "instances_folder": None,
+        "bins_ml": list(BINS),
+        "classes": {str(k): label for k, label in enumerate(dict.fromkeys(row["class"] for row in cases), start=1)},
+        "ground_truth": folders[0],
+        "predictions": folders[1],
+        "instances": None,
         "version": "0",
     }
     summary = {"metric_per_case": entries, "mean": {}, "foreground_mean": {}, "pooled": {}, "settings": settings}

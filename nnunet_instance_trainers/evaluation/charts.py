@@ -28,6 +28,7 @@ _MODELS = [  # Okabe and Ito's hues
 ]
 _GREY = "#5a5f66"
 _MOST_COLUMNS = 3
+_WIDTH = 8.6
 FROC_POINTS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 
@@ -66,14 +67,18 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes
             base += number
         for x, (top, false, instances) in enumerate(zip(base, own.false, own.found + own.missed)):
             if top:
-                text = f"{own.found[x]:.0f}/{instances:.0f}" + (f"\n+{false:.0f}" if false else "")
+                parts = [f"{own.found[x]:.0f}/{instances:.0f}"] * bool(instances) + [f"+{false:.0f}"] * bool(false)
+                text = "\n".join(parts)
                 axis.annotate(
                     text, (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, color=_GREY
                 )
         _title(axis, model, notes[model])
-        axis.set_xticks(range(len(bins)), bins, fontsize=7.5, rotation=30, ha="right", rotation_mode="anchor")
+        axis.set_xticks(
+            range(len(bins)), list(map(_printed, bins)), fontsize=7.5, rotation=30, ha="right", rotation_mode="anchor"
+        )
         axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axis.margins(y=0.16)
+    tallest = max(float((own.found + own.missed + own.false).max()) for own in counts.values())
+    axes[0].set_ylim(0, 1.2 * max(tallest, 1))
     _outer_labels(axes, "size, mL", "objects")
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=state)
@@ -85,10 +90,10 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes
 
 def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes: Mapping[str, str]) -> Figure:
     """The share of instances found per size bin, with intervals; a bin without instances has no point."""
-    figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
     axis = figure.subplots()
     offsets = (np.arange(len(counts)) - (len(counts) - 1) / 2) * min(0.09, 0.5 / len(counts))
-    for k, (model, own) in enumerate(counts.items()):
+    for k, own in enumerate(counts.values()):
         colour, marker, dashes = style(k)
         x = np.arange(len(bins)) + offsets[k]
         known = ~np.isnan(own.sensitivity)
@@ -103,8 +108,9 @@ def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], n
             linewidth=1.5,
         )
     first = next(iter(counts.values()))
-    names = [f"{name}\n(n = {n:.0f})" for name, n in zip(bins, first.found + first.missed)]
+    names = [f"{_printed(name)}\n(n = {n:.0f})" for name, n in zip(bins, first.found + first.missed)]
     axis.set_xticks(range(len(bins)), names, fontsize=8)
+    axis.set_xlim(-0.5, len(bins) - 0.5)
     axis.set_ylim(-0.03, 1.03)
     _clean(axis)
     axis.set_xlabel("size of the instance, mL (n instances)", fontsize=9)
@@ -120,9 +126,9 @@ def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapp
         curves: by model, false positives per image and sensitivity.
         notes: by model, a line below its name.
     """
-    figure = Figure(figsize=(8.6, 3.5), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 3.5), layout="constrained")
     axis = figure.subplots()
-    for k, (model, (false_positives, sensitivity)) in enumerate(curves.items()):
+    for k, (false_positives, sensitivity) in enumerate(curves.values()):
         colour, marker, dashes = style(k)
         order = np.lexsort((sensitivity, false_positives))
         x, y = false_positives[order], np.maximum.accumulate(sensitivity[order])
@@ -168,15 +174,19 @@ def dice_against_f1(points: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: 
     return figure
 
 
+def _printed(name: str) -> str:
+    return name.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("-", "\N{EN DASH}")
+
+
 def style(k: int) -> tuple[str, str, object]:
     """Colour, marker and dashes of model k."""
     return _MODELS[k % len(_MODELS)]
 
 
 def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(n, _MOST_COLUMNS)
+    columns = min(max(n, 2), _MOST_COLUMNS)  # one panel alone would be drawn too large
     rows = -(-n // columns)
-    figure = Figure(figsize=(8.6 if columns > 1 else 5, height * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height * rows + 0.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.08)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axis in grid[n:]:

@@ -13,13 +13,23 @@ import numpy as np
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.folders import Evaluation, read_evaluation
+from nnunet_instance_trainers.evaluation.files import Evaluation, read_evaluation
 from nnunet_instance_trainers.evaluation.ranking import bootstrap, dense_ranks, holm, interval, mean_ranks, paired_p
 
-__all__ = ["ALL_CLASSES", "SCORES", "Pair", "Score", "Table", "compare", "read_models", "write_comparison"]
+__all__ = [
+    "ALL_CLASSES",
+    "SCORES",
+    "Pair",
+    "Score",
+    "Table",
+    "compare",
+    "parse_pairs",
+    "read_models",
+    "write_comparison",
+]
 
 ALL_CLASSES = "all classes"
-_SAME_SETTINGS = ("match", "threshold", "bins")
+_SAME_SETTINGS = ("match", "threshold", "bins_ml")
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Score:
         group: "global" and "instance" scores are ranked; "" is shown beside them only.
         better: "higher" or "lower".
         kind: "mean" over the cases, and over the classes of a case; "count" is added over classes; "pooled" is
-            predicted over true volume, summed over the cases first, since one tiny target makes any mean of ratios huge.
+            predicted over true volume, each summed first, since one tiny target makes any mean of ratios huge.
         absolute: whether the distance from 0 counts.
     """
 

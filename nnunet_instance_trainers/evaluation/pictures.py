@@ -94,13 +94,25 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
     if not curves:
         return None
     words = []
+    averages = {model.name: _average(model, label) for model in models}
+    beside = {model: f"{averages[model]}\n{beside[model]}" for model in curves}
     for model, (x, y) in curves.items():
         one = max((value for false, value in zip(x, y) if false <= 1), default=0)
-        words.append(f"{model} finds {one:.2f} of the instances at 1 false positive per image, at most {y.max():.2f}.")
+        words.append(
+            f"{model} finds {one:.2f} of the instances at 1 false positive per image, at most {y.max():.2f}; {averages[model]}."
+        )
     return _vector(
         charts.froc_curves(curves, beside),
         f"Curves of sensitivity against false positives per image. {' '.join(words)}",
     )
+
+
+def _average(model: Evaluation, label: str) -> str:
+    """The average sensitivity of a class at 1/8 to 8 false positives per image, in words."""
+    keys = {name: key for key, name in model.summary["settings"]["classes"].items()}
+    own = model.summary["froc"][keys[label]]
+    low, high = own["average_sensitivity_interval"]
+    return f"average sensitivity {own['average_sensitivity']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def dice_against_f1(table: Table, beside: Mapping[str, str]) -> Picture:
@@ -122,7 +134,7 @@ def case_picture(
     views: Mapping[str, CaseView],
     image: np.ndarray | None,
     spacing: Sequence[float],
-    scores: Mapping[str, str],
+    scores: Mapping[str, tuple[str, str]],
 ) -> Picture:
     """The objects of one case.
 
@@ -131,14 +143,15 @@ def case_picture(
         views: by model.
         image: grey values, or None.
         spacing: of the array's axes.
-        scores: by model, its scores in this case in words.
+        scores: by model, its scores in this case in two phrases.
     """
     flat = next(iter(views.values())).codes.ndim == 2
     words, titles = [], {}
     for model, one in views.items():
         counts = ", ".join(f"{number} {state}" for state, number in one.counts.items())
-        titles[model] = f"{model}: {counts}\n{scores[model]}"
-        words.append(f"{model}: {counts}; {scores[model]}.")
+        lines = [counts, *scores[model]] if flat else [f"{counts}; {', '.join(scores[model])}"]
+        titles[model] = "\n".join([model, *lines])
+        words.append(f"{model}: {counts}; {', '.join(scores[model])}.")
     kind = "Image" if flat else "Maximum-intensity projections in three views"
     figure = draw_case(views, image, spacing, titles)
     return _bitmap(figure, f"{kind} of case {case} with found, missed and false objects. {' '.join(words)}")

@@ -81,25 +81,23 @@ def draw_case(
     for handle, state in zip(handles, STATES):
         if state in _MARKERS:
             handle.set(marker=_MARKERS[state], markerfacecolor="none", markeredgewidth=1.8, markersize=7)
-    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 def _draw_flat(
     views: Mapping[str, CaseView], image: np.ndarray | None, spacing: Sequence[float], titles: Mapping[str, str]
 ) -> Figure:
-    columns = min(len(views), 3)
+    columns = min(max(len(views), 2), 3)  # one image alone would be drawn too large
     rows = -(-len(views) // columns)
     height, width = np.multiply(next(iter(views.values())).codes.shape, spacing)
-    figure = Figure(
-        figsize=(_WIDTH, rows * (_WIDTH / max(columns, 2) * height / width + 0.35) + 0.3), layout="constrained"
-    )
+    figure = Figure(figsize=(_WIDTH, rows * (_WIDTH / columns * height / width + 0.6) + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid[len(views) :]:
         axis.remove()
     for axis, (model, one) in zip(grid, views.items()):
-        _panel(axis, one.codes, image, {state: centres for state, centres in one.places.items()}, spacing)
-        axis.set_title(titles[model], fontsize=8.5, loc="left")
+        _panel(axis, one.codes, image, one.places, spacing)
+        axis.set_title(titles[model], fontsize=8, loc="left")
     return figure
 
 
@@ -110,15 +108,19 @@ def _draw_volume(
     shapes = [np.delete(extent, axis) for axis in range(3)]
     widths = [shape[1] for shape in shapes]
     height = max(shape[0] for shape in shapes) * _WIDTH / sum(widths)
-    figure = Figure(figsize=(_WIDTH, len(views) * (height + 0.32) + 0.35), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, len(views) * (height + 0.4) + 0.35), layout="constrained")
     grid = figure.subplots(len(views), 3, squeeze=False, width_ratios=widths)
     for row, (model, one) in zip(grid, views.items()):
         for along, axis in enumerate(row):
             centres = {state: np.delete(found, along, axis=1) for state, found in one.places.items()}
             below = None if image is None else image.max(along)
             _panel(axis, one.codes.max(along), below, centres, np.delete(spacing, along), upwards=along > 0)
-            axis.set_xlabel(_VIEWS[along], fontsize=7.5, color="#5a5f66", labelpad=2)
-        row[0].set_title(titles[model], fontsize=8.5, loc="left")
+            ink = "#5a5f66" if image is None else "white"
+            axis.annotate(
+                _VIEWS[along], (0, 1), (4, -4), "axes fraction", "offset points", va="top", fontsize=7, color=ink
+            )
+            axis.set_anchor("N")
+        row[0].set_title(titles[model], fontsize=8, loc="left")
     return figure
 
 
@@ -148,7 +150,7 @@ def _panel(
 def _colours(codes: np.ndarray, image: np.ndarray | None) -> np.ndarray:
     """(H, W, 3): objects filled on white, and outlined with a breath of fill on an image."""
     if image is None:
-        ground, fill = np.full((*codes.shape, 3), 1.0), 0.85
+        ground, fill = np.full((*codes.shape, 3), 1.0), 0.5
     else:
         low, high = np.percentile(image, (0.5, 99.5))
         grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)

@@ -1,4 +1,4 @@
-"""Ranks, bootstrap intervals over cases, and paired tests. Arrays in, arrays out; models are rows, cases are columns."""
+"""Ranks, bootstrap intervals over cases, and paired tests: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def mean_ranks(ranks: np.ndarray) -> np.ndarray:
 def bootstrap(numerator: np.ndarray, denominator: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Draw cases with replacement and compute sum(numerator) / sum(denominator) anew for each draw.
 
-    Every row sees the same draws, so differences between rows are paired. A mean over cases has a denominator of 1 where
-    the case has a value and 0 where not; a pooled ratio has its counts.
+    Every row sees the same draws, so differences between rows are paired. A mean over cases has a denominator of 1
+    where the case has a value and 0 where not; a pooled ratio has its counts.
 
     Args:
         numerator, denominator: (*R, N) for any rows and N cases; finite.
@@ -88,7 +88,7 @@ def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray,
 def paired_p(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided p of Wilcoxon's signed-rank test over the cases (N,) in which both have a value.
 
-    Limits: 1 where no case differs; nan without any case. With fewer than six differing cases it cannot fall below 0.05.
+    Limits: 1 where no case differs; nan without any case; never below 0.05 with fewer than six differing cases.
     """
     difference = first - second
     difference = difference[~np.isnan(difference)]

@@ -14,15 +14,15 @@ from jinja2 import Environment, StrictUndefined
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation import pictures
+from nnunet_instance_trainers.evaluation.caseviews import CaseLoader
 from nnunet_instance_trainers.evaluation.comparison import SCORES, Pair, Score, Table, compare, parse_pairs, read_models
 from nnunet_instance_trainers.evaluation.files import Evaluation
-from nnunet_instance_trainers.evaluation.caseviews import CaseLoader
 
 __all__ = ["choose_cases", "report", "write_report"]
 
 _NAMES = {
     "dice": "Dice",
-    "volume_difference_ml": "volume diff., mL",
+    "volume_difference_ml": "volume error, mL",
     "volume_ratio": "volume ratio",
     "f1_iou50": "F1, IoU 0.5",
     "f1": "F1",
@@ -32,7 +32,8 @@ _NAMES = {
     "missed": "missed",
     "false": "false",
 }
-_GROUPS = {"global": "global", "": "beside", "instance": "instance level, mean per case"}
+_GROUPS = {"global": "global", "": "beside", "instance": "instance level"}
+_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _SUSPECT = (0.67, 1.5)
 
 
@@ -137,7 +138,10 @@ def _table(table: Table) -> dict[str, Any]:
         {
             "model": model,
             "mean_ranks": [
-                {"text": _number(values[m], 2) if several else "–", "best": several and values[m] == np.nanmin(values)}
+                {
+                    "text": _number(values[m], 2) if several else _DASH,
+                    "best": several and values[m] == np.nanmin(values),
+                }
                 for values in table.mean_ranks.values()
             ],
             "cells": [_cell(table, score, m, score.name in edges, several) for score in shown],
@@ -166,11 +170,12 @@ def _table(table: Table) -> dict[str, Any]:
 def _cell(table: Table, score: Score, m: int, edge: bool, several: bool) -> dict[str, Any]:
     name = score.name
     digits = 3 if score.kind == "mean" else 2
+    fewer = min(digits, 2)
     rank = table.ranks[name][m] if name in table.ranks and several else math.nan
     low, high = table.low[name][m], table.high[name][m]
     return {
         "text": _number(table.mean[name][m], digits),
-        "interval": "" if math.isnan(low) else f"{_number(low, digits)} to {_number(high, digits)}",
+        "interval": "" if math.isnan(low) else f"{_number(low, fewer)}{_DASH}{_number(high, fewer)}",
         "rank": "" if math.isnan(rank) else f"{rank:.0f}",
         "best": rank == 1,
         "edge": edge,
@@ -178,34 +183,35 @@ def _cell(table: Table, score: Score, m: int, edge: bool, several: bool) -> dict
 
 
 def _better(score: Score) -> str:
-    return {"higher": "higher is better", "lower": "lower is better"}[score.better] if score.group else "1 is right"
+    return {"higher": "↑", "lower": "↓"}[score.better] if score.group else "→ 1"
 
 
 def _pair(label: str, pair: Pair) -> dict[str, Any]:
     digits = 3 if next(score.kind for score in SCORES if score.name == pair.score) == "mean" else 2
     return {
         "label": label,
-        "names": f"{pair.first} − {pair.second}",
+        "names": f"{pair.first} {_MINUS} {pair.second}",
         "score": _NAMES[pair.score],
         "difference": _number(pair.difference, digits, "+"),
         "interval": f"{_number(pair.low, digits, '+')} to {_number(pair.high, digits, '+')}",
         "cases": pair.cases,
         "p": _p(pair.p),
         "p_holm": _p(pair.p_holm),
-        "clear": pair.p_holm < 0.05,
+        "significant": pair.p_holm < 0.05,
     }
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:
-    """A number with a true minus sign; no "-0.00"."""
+    """A number with a true minus sign; 0 has none."""
     if math.isnan(value):
-        return "–"
-    text = f"{round(float(value), digits) + 0.0:{sign}.{digits}f}"
-    return text.replace("-", "−")
+        return _DASH
+    rounded = round(float(value), digits)
+    text = f"{rounded:{sign}.{digits}f}" if rounded else f"{0:.{digits}f}"
+    return text.replace("-", _MINUS)
 
 
 def _p(value: float) -> str:
-    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return _DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _plural(n: int, word: str) -> str:
@@ -213,20 +219,20 @@ def _plural(n: int, word: str) -> str:
 
 
 def _rule(settings: dict[str, Any]) -> str:
-    rule = settings.get("match", "overlap")
-    return "overlap (any shared voxel)" if rule == "overlap" else f"{rule} of at least {settings.get('threshold')}"
+    rule = settings["match"]
+    return "overlap (any shared voxel)" if rule == "overlap" else f"{rule} of at least {settings['threshold']}"
 
 
 def _settings(models: Sequence[Evaluation], images: Path | None) -> list[tuple[str, str]]:
     own = [model.summary["settings"] for model in models]
-    lines = [("matching rule", _rule(own[0])), ("size bins, mL", str(own[0].get("bins", "")).strip("[]"))]
-    lines += [(f"predictions of {model.name}", str(of.get("prediction_folder", ""))) for model, of in zip(models, own)]
-    lines.append(("references", str(own[0].get("reference_folder", ""))))
-    if own[0].get("instances_folder"):
-        lines.append(("instance maps", str(own[0]["instances_folder"])))
+    lines = [("matching rule", _rule(own[0])), ("size bins, mL", str(own[0]["bins_ml"]).strip("[]"))]
+    lines += [(f"predictions of {model.name}", of["predictions"]) for model, of in zip(models, own)]
+    lines.append(("ground truth", own[0]["ground_truth"]))
+    if own[0]["instances"]:
+        lines.append(("instance maps", str(own[0]["instances"])))
     if images is not None:
         lines.append(("images", str(images)))
-    lines.append(("nnunet-instance-trainers", str(own[0].get("version", ""))))
+    lines.append(("nnunet-instance-trainers", own[0]["version"]))
     return lines
 
 
@@ -287,21 +293,21 @@ def _case_section(
     ground = "on the image" if images is not None else "without the image (--images adds it)"
     return {
         "title": "Cases: " + ", ".join(word for word, _ in chosen),
-        "text": f"Chosen by the F1 of {table.models[0]}; ties go to the higher Dice. Components that hit are green, missed "
-        f"instances blue with a circle, false components red with a cross, {ground}. Volumes are seen in "
+        "text": f"Chosen by the F1 of {table.models[0]}; ties go to the higher Dice. Components that hit are green, "
+        f"missed instances blue with a circle, false components red with a cross, {ground}. Volumes are seen in "
         "maximum-intensity projections, where false covers missed, and missed covers found.",
         "pictures": items,
     }
 
 
-def _scores(models: Sequence[Evaluation], table: Table, n: int) -> dict[str, str]:
-    """The scores of case n in words, overlap scores with what must stand beside them."""
+def _scores(models: Sequence[Evaluation], table: Table, n: int) -> dict[str, tuple[str, str]]:
+    """The scores of case n in two phrases, overlap scores with what must stand beside them."""
     words = {}
     for m, model in enumerate(models):
         own = {name: table.values[name][m, n] for name in ("f1", "f1_iou50", "volume_ratio", "dice")}
         words[model.name] = (
-            f"F1 {_number(own['f1'], 2)}, at IoU 0.5 {_number(own['f1_iou50'], 2)}, "
-            f"volume ratio {_number(own['volume_ratio'], 2)}, Dice {_number(own['dice'], 2)}"
+            f"F1 {_number(own['f1'], 2)}, F1 at IoU 0.5 {_number(own['f1_iou50'], 2)}",
+            f"volume ratio {_number(own['volume_ratio'], 2)}, Dice {_number(own['dice'], 2)}",
         )
     return words
 
