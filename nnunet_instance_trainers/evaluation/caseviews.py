@@ -91,7 +91,7 @@ class CaseLoader:
         row = next(row for row in model.cases if row["case"] == self.case and row["class"] == name)
         if any(row[key] != getattr(counts, key) for key in ("found", "missed", "hits", "false")):
             raise UserError(
-                f"case {self.case!r}: the masks are not those that were evaluated for {model.name}: run 'evaluate' again"
+                f"case {self.case!r}: the masks of {model.name} are not those that were evaluated: run 'evaluate' again"
             )
 
     def _turn(self, array: np.ndarray) -> np.ndarray:

@@ -98,13 +98,9 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
     beside = {model: f"{averages[model]}\n{beside[model]}" for model in curves}
     for model, (x, y) in curves.items():
         one = max((value for false, value in zip(x, y) if false <= 1), default=0)
-        words.append(
-            f"{model} finds {one:.2f} of the instances at 1 false positive per image, at most {y.max():.2f}; {averages[model]}."
-        )
-    return _vector(
-        charts.froc_curves(curves, beside),
-        f"Curves of sensitivity against false positives per image. {' '.join(words)}",
-    )
+        words.append(f"{model}: {one:.2f} at 1 false positive per image, at most {y.max():.2f}, {averages[model]}.")
+    figure = charts.froc_curves(curves, beside)
+    return _vector(figure, f"Curves of sensitivity against false positives per image. {' '.join(words)}")
 
 
 def _average(model: Evaluation, label: str) -> str:
@@ -169,7 +165,7 @@ def _bitmap(figure: Figure, alternative: str) -> Picture:
     from PIL import Image
 
     buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", pad_inches=0.04)
     Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return Picture(_uri("png", small.getvalue()), alternative)
 
