@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import SimpleITK
 from skimage.io import imsave
 
 from nnunet_instance_trainers.evaluation.counts import SCORES
-from nnunet_instance_trainers.evaluation.files import Evaluation, write_evaluation
-from nnunet_instance_trainers.evaluation.scores import detect
-from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.evaluation.files import Evaluation
 
 BINS = (0.01, 0.05, 0.1, 0.5, 1, 5)
 NAMES = ("<0.01", "0.01-0.05", "0.05-0.1", "0.1-0.5", "0.5-1", "1-5", ">=5")
@@ -20,28 +19,31 @@ COUNTS = ("instances", "components", "found", "missed", "hits", "false", "sensit
 
 
 def evaluate_masks(
-    folder: Path, references: Mapping[str, np.ndarray], predictions: Mapping[str, np.ndarray], voxel_ml: float = 0.001
-) -> Path:
-    """Write masks (H, W) of one class as PNG files and their evaluation; returns the evaluated folder."""
-    paths = {name: folder.parent / name for name in ("labelsTr", f"{folder.name}_predictions")}
-    cases, sizes, entries = [], [], []
-    for path, masks in zip(paths.values(), (references, predictions)):
-        path.mkdir(parents=True, exist_ok=True)
-        for case, mask in masks.items():
-            imsave(path / f"{case}.png", mask.astype(np.uint8), check_contrast=False)
-    (folder.parent / "dataset.json").write_text(
-        json.dumps({"labels": {"background": 0, "cell": 1}, "file_ending": ".png"})
-    )
-    for case, reference in references.items():
-        detection = detect(label_components(reference > 0)[0], predictions[case] > 0, voxel_ml=voxel_ml)
-        key = {"case": case, "class": "cell"}
-        cases.append({**key, **{name: getattr(detection.counts, name) for name in SCORES}})
-        for name, counts in zip(NAMES, detection.counts_by_size(np.array(BINS))):
-            sizes.append({**key, "bin": name, **{column: getattr(counts, column) for column in COUNTS}})
-        reference_file, prediction_file = (str(path / f"{case}.png") for path in paths.values())
-        entries.append({"reference_file": reference_file, "prediction_file": prediction_file, "metrics": {}})
-    write_evaluation(folder, _evaluation(folder.name, cases, sizes, entries, [str(path) for path in paths.values()]))
-    return folder
+    folder: Path, references: Mapping[str, np.ndarray], models: Mapping[str, Mapping[str, np.ndarray]], ending: str
+) -> list[Path]:
+    """Write masks of one class, and evaluate each model's with the package's own command; the evaluated folders.
+
+    The ground truth lies in ``folder/labelsTs``, the masks of a model in ``folder/<model>_masks``.
+    """
+    from nnunet_instance_trainers.evaluation.folders import evaluate
+
+    write_masks(folder / "labelsTs", references, ending)
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cell": 1}, "file_ending": ending}))
+    for model, masks in models.items():
+        write_masks(folder / f"{model}_masks", masks, ending)
+        evaluate(folder / f"{model}_masks", folder / "labelsTs", folder / model)
+    return [folder / model for model in models]
+
+
+def write_masks(folder: Path, masks: Mapping[str, np.ndarray], ending: str, suffix: str = "") -> None:
+    """Write arrays (H, W) as PNG or (D, H, W) as NIfTI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case, mask in masks.items():
+        file = folder / f"{case}{suffix}{ending}"
+        if ending == ".png":
+            imsave(file, mask.astype(np.uint8), check_contrast=False)
+        else:
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(mask.astype(np.uint8)), str(file))
 
 
 def synthetic(

@@ -79,8 +79,8 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
         tables=[_table(table) for table in tables],
         resamples=2000,
         rule=_rule(matching),
-        several_classes=len(tables) > 1,
-        pairs=[_pair(table.label, pair) for table in tables for pair in table.pairs],
+        pairs=[_pair(pair) for pair in first.pairs],
+        pairs_of=first.label if len(tables) > 1 else "",
         sections=_sections(models, tables, images),
         settings=_settings(models, images),
     )
@@ -186,10 +186,9 @@ def _better(score: Score) -> str:
     return {"higher": "↑", "lower": "↓"}[score.better] if score.group else "→ 1"
 
 
-def _pair(label: str, pair: Pair) -> dict[str, Any]:
+def _pair(pair: Pair) -> dict[str, Any]:
     digits = 3 if next(score.kind for score in SCORES if score.name == pair.score) == "mean" else 2
     return {
-        "label": label,
         "names": f"{pair.first} {_MINUS} {pair.second}",
         "score": _NAMES[pair.score],
         "difference": _number(pair.difference, digits, "+"),

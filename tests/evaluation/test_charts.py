@@ -90,7 +90,7 @@ def test_sensitivity_has_a_point_per_bin_with_instances_and_its_interval() -> No
     np.testing.assert_allclose(a.get_ydata(), [0.1, 0.5, 1.0])
     np.testing.assert_allclose(b.get_ydata(), [0.4, 0.8])  # no instance of 1 mL and more
     np.testing.assert_allclose(axis.collections[0].get_segments()[1][:, 1], [0.4, 0.6])
-    assert [label.get_text() for label in axis.get_xticklabels()][0] == "<0.1\n(n = 10)"
+    assert axis.get_xticklabels()[0].get_text() == "<0.1\n(n = 10)"
     assert [text.get_text() for text in axis.get_legend().get_texts()] == [f"{m}\n{note}" for m, note in NOTES.items()]
 
 
