@@ -54,6 +54,10 @@ class EvaluatedClass:
     labels: tuple[int, ...]
     channel: int
 
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """(*S) bool, where a label image has this class."""
+        return np.logical_or.reduce([image == label for label in self.labels])
+
 
 @dataclass(frozen=True)
 class Job:
@@ -117,7 +121,7 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
     result = CaseResult()
     for evaluated in job.classes:
-        mask, predicted = np.isin(target, evaluated.labels), np.isin(prediction, evaluated.labels)
+        mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated, 0)
         box = _box(mask | predicted)
         inside = None if valid is None else valid[box]
@@ -137,16 +141,18 @@ def _read(
     job: Job, reader: BaseReaderWriter, path: Path, case: str, ignore: int | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     labels, geometry = read_labels(reader, path, case, np.int32)
-    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    # Counting is ten times faster than sorting, and labels are small.
-    present = np.flatnonzero(np.bincount(labels.ravel())) if low >= 0 and high < 2**16 else np.unique(labels)
-    unknown = sorted(set(present.tolist()) - set(job.known) - {ignore})
+    present = set()
+    for plane in labels:  # the whole at once would take as much memory again
+        plane = plane.ravel()
+        small = len(plane) and plane.min() >= 0 and plane.max() < 2**16
+        present.update(np.flatnonzero(np.bincount(plane)).tolist() if small else np.unique(plane).tolist())
+    unknown = sorted(present - set(job.known) - {ignore})
     if unknown:
         raise UserError(
             f"case {case!r}: {path} has label {unknown[0]}, which dataset.json does not know (it has "
             f"{', '.join(map(str, job.known))}): correct the file, or give the right dataset.json with -djfile"
         )
-    return labels, geometry
+    return labels.astype(np.min_scalar_type(max(present, default=0))), geometry
 
 
 def _check_grid(path: Path, case: str, image: np.ndarray, own: dict, target: np.ndarray, geometry: dict) -> None:
@@ -169,7 +175,7 @@ def _read_instances(
     ids, own = read_labels(reader, path, case, np.int32)
     _check_grid(path, case, ids, own, target, geometry)
     check_ids(ids, path, case)
-    foreground = np.isin(target, [label for evaluated in job.classes for label in evaluated.labels])
+    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in job.classes])
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(

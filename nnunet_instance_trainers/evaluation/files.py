@@ -21,7 +21,11 @@ __all__ = ["Evaluation", "check_output", "read_evaluation", "write_evaluation"]
 Row = dict[str, Any]
 
 _SUMMARY = "summary.json"
-_TABLES = ("cases", "sizes", "objects", "froc")
+# Tables that may be without rows, and then still say what they would hold.
+_COLUMNS = {
+    "objects": ("case", "class", "side", "id", "volume_ml", "state", "dice", "matched_id", "bin"),
+    "froc": ("class", "threshold", "false_positives_per_image", "sensitivity"),
+}
 _TEXT = {"case", "class", "bin", "side", "state", "matched_id"}
 
 
@@ -80,12 +84,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write the tables and then the summary; what an earlier run left is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _SUMMARY).unlink(missing_ok=True)
-    for name in _TABLES:
+    (folder / "froc.csv").unlink(missing_ok=True)
+    for name in ("cases", "sizes", "objects", *(["froc"] if "froc" in evaluation.summary else [])):
         rows = getattr(evaluation, name)
-        if rows:
-            _write_table(folder / f"{name}.csv", rows)
-        else:
-            (folder / f"{name}.csv").unlink(missing_ok=True)
+        _write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
     with write_atomically(folder / _SUMMARY) as temporary:
         temporary.write_text(json.dumps(evaluation.summary, indent=4))
 
@@ -117,9 +119,9 @@ def _value(name: str, cell: str | None) -> Any:
         return float(cell)
 
 
-def _write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write_table(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     with write_atomically(file) as temporary, open(temporary, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 

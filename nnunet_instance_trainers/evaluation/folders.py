@@ -30,7 +30,7 @@ from nnunet_instance_trainers.evaluation.cases import (
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.files import Evaluation, check_output, read_evaluation, write_evaluation
 from nnunet_instance_trainers.evaluation.froc import RATES, Froc, froc
-from nnunet_instance_trainers.evaluation.scores import Rule
+from nnunet_instance_trainers.evaluation.scores import OVERLAP, Rule
 
 __all__ = ["BINS_ML", "Evaluation", "evaluate", "format_table", "read_evaluation"]
 
@@ -43,7 +43,7 @@ def evaluate(
     output: Path,
     *,
     instances: Path | None = None,
-    rule: Rule = Rule(),
+    rule: Rule = OVERLAP,
     bins_ml: Sequence[float] = BINS_ML,
     froc_threshold: float | None = None,
     dataset_json: Path | None = None,

@@ -16,7 +16,7 @@ from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
 from nnunet_instance_trainers.instances.matching import match_one_to_one
 
-__all__ = ["MATCHES", "Detection", "Pairs", "Rule", "detect"]
+__all__ = ["MATCHES", "OVERLAP", "Detection", "Pairs", "Rule", "detect"]
 
 MATCHES = ("overlap", "iou", "dice")
 
@@ -42,6 +42,9 @@ class Rule:
             raise ValueError(f"match must be one of {', '.join(MATCHES)}, got {self.match!r}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold}")
+
+
+OVERLAP = Rule()
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def detect(
     prediction: np.ndarray,
     *,
     valid: np.ndarray | None = None,
-    rule: Rule = Rule(),
+    rule: Rule = OVERLAP,
     voxel_ml: float = 0.001,
 ) -> Detection:
     """Compare target instances with the connected components of a prediction, for one class.
@@ -225,7 +228,7 @@ def detect(
     components = label_components(predicted)[0]
     if valid is not None:
         instances, components = _without_cut_objects(instances, components, ~valid)
-    ids, components = renumber(instances)[0].astype(np.int32), components.astype(np.int32)
+    ids, components = renumber(instances)[0].view(np.int32), components.view(np.int32)  # which torch knows
     pairs = Pairs.of(ids, components)
     iou50 = pairs.match("iou", 0.5)
     matched = iou50 if rule.match == "overlap" else pairs.match(rule.match, rule.threshold)
