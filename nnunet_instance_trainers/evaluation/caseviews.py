@@ -111,11 +111,13 @@ class CaseLoader:
 
 
 def _ending(model: Evaluation, case: str) -> str:
-    for entry in model.summary["metric_per_case"]:
-        name = Path(entry["reference_file"]).name
-        if name.startswith(f"{case}."):
-            return name[len(case) :]
-    raise UserError(f"the summary of {model.name} does not name the files of case {case!r}: run 'evaluate' again")
+    """The ending of the files; a case's name may hold dots and begin like another's, so the order decides."""
+    cases = list(dict.fromkeys(row["case"] for row in model.cases))
+    files = [Path(entry["reference_file"]).name for entry in model.summary["metric_per_case"]]
+    file = dict(zip(cases, files)).get(case, "")
+    if not file.startswith(case):
+        raise UserError(f"the summary of {model.name} does not name the files of case {case!r}: run 'evaluate' again")
+    return file[len(case) :]
 
 
 def _dataset_json(predictions: Sequence[Path], ground_truth: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-__all__ = ["STATES", "SizeCounts", "dice_against_f1", "froc_curves", "objects_by_size", "sensitivity_by_size"]
+__all__ = ["STATES", "SizeCounts", "fold", "dice_against_f1", "froc_curves", "objects_by_size", "sensitivity_by_size"]
 
 # Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
 # (a test simulates them), and a hatching for each.
@@ -174,6 +175,18 @@ def dice_against_f1(points: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: 
     return figure
 
 
+def fold(name: str, width: int = 34) -> str:
+    """A long name in lines, broken after "_", "/", "-" or a space where there is one."""
+    lines = [""]
+    for part in re.findall(r"[^_/ -]+[_/ -]*|[_/ -]+", name):
+        for start in range(0, len(part), width):
+            piece = part[start : start + width]
+            if lines[-1] and len(lines[-1]) + len(piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(lines)
+
+
 def _printed(name: str) -> str:
     return name.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("-", "\N{EN DASH}")
 
@@ -213,7 +226,7 @@ def _clean(axis: Axes) -> None:
 
 
 def _title(axis: Axes, model: str, note: str) -> None:
-    axis.set_title(model, fontsize=9.5, fontweight="bold", loc="left", pad=18)
+    axis.set_title(fold(model), fontsize=9.5 if len(model) <= 30 else 8, fontweight="bold", loc="left", pad=18)
     axis.annotate(note, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=7, color=_GREY)
 
 
@@ -221,7 +234,7 @@ def _legend(axis: Axes, models: Mapping[str, object], notes: Mapping[str, str]) 
     handles = []
     for k, model in enumerate(models):
         colour, marker, dashes = style(k)
-        label = f"{model}\n{notes[model]}"
+        label = f"{fold(model)}\n{notes[model]}"
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=5.5, label=label))
     axis.legend(
         handles=handles,

@@ -146,7 +146,7 @@ def case_picture(
     for model, one in views.items():
         counts = ", ".join(f"{number} {state}" for state, number in one.counts.items())
         lines = [counts, *scores[model]] if flat else [f"{counts}; {', '.join(scores[model])}"]
-        titles[model] = "\n".join([model, *lines])
+        titles[model] = "\n".join([charts.fold(model, 40) if flat else model, *lines])
         words.append(f"{model}: {counts}; {', '.join(scores[model])}.")
     kind = "Image" if flat else "Maximum-intensity projections in three views"
     figure = draw_case(views, image, spacing, titles)

@@ -91,7 +91,7 @@ def _draw_flat(
     columns = min(max(len(views), 2), 3)  # one image alone would be drawn too large
     rows = -(-len(views) // columns)
     height, width = np.multiply(next(iter(views.values())).codes.shape, spacing)
-    figure = Figure(figsize=(_WIDTH, rows * (_WIDTH / columns * height / width + 0.75) + 0.45), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, rows * (_WIDTH / columns * height / width + 0.85) + 0.45), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid[len(views) :]:
         axis.remove()

@@ -10,6 +10,7 @@ from scipy import stats
 __all__ = ["bootstrap", "dense_ranks", "holm", "interval", "mean_ranks", "paired_p"]
 
 _DIGITS = 9
+_EXACT = 13
 _CHUNK = 4_000_000
 
 
@@ -94,9 +95,20 @@ def paired_p(first: np.ndarray, second: np.ndarray) -> float:
     difference = difference[~np.isnan(difference)]
     if not len(difference):
         return float("nan")
-    if not difference.any():
+    difference = difference[difference != 0]
+    sizes = np.round(np.abs(difference), _DIGITS)
+    if not len(difference):
         return 1.0
+    if len(difference) <= _EXACT and len(np.unique(sizes)) < len(sizes):
+        return _exact_p(difference > 0, stats.rankdata(sizes))
     return float(stats.wilcoxon(difference).pvalue)
+
+
+def _exact_p(positive: np.ndarray, ranks: np.ndarray) -> float:
+    """The share of all signs that are at least as extreme; scipy's own for ties takes a second where this takes none."""
+    signs = np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks)) & 1
+    away = np.abs(np.vstack([positive, signs]) @ ranks - ranks.sum() / 2)
+    return float(np.mean(away[1:] >= away[0] - 1e-9))
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
@@ -66,6 +68,7 @@ def write_report(
 def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path | None = None) -> str:
     """The page as text; arguments as :func:`compare` takes and returns them."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     template = environment.from_string((files(__package__) / "report.html").read_text(encoding="utf-8"))
     first, n = tables[0], len(models)
     classes = len(tables) - 1 if len(tables) > 1 else 1
@@ -79,7 +82,7 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
         tables=[_table(table) for table in tables],
         resamples=2000,
         rule=_rule(matching),
-        pairs=[_pair(pair) for pair in first.pairs],
+        pairs=_pairs(first.pairs),
         pairs_of=first.label if len(tables) > 1 else "",
         sections=_sections(models, tables, images),
         settings=_settings(models, images),
@@ -186,10 +189,17 @@ def _better(score: Score) -> str:
     return {"higher": "↑", "lower": "↓"}[score.better] if score.group else "→ 1"
 
 
+def _pairs(pairs: Sequence[Pair]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each pair."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for pair in pairs:
+        rows.setdefault(f"{pair.first} {_MINUS} {pair.second}", []).append(_pair(pair))
+    return rows
+
+
 def _pair(pair: Pair) -> dict[str, Any]:
     digits = 3 if next(score.kind for score in SCORES if score.name == pair.score) == "mean" else 2
     return {
-        "names": f"{pair.first} {_MINUS} {pair.second}",
         "score": _NAMES[pair.score],
         "difference": _number(pair.difference, digits, "+"),
         "interval": f"{_number(pair.low, digits, '+')} to {_number(pair.high, digits, '+')}",
@@ -198,6 +208,11 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "p_holm": _p(pair.p_holm),
         "significant": pair.p_holm < 0.05,
     }
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken where its words end."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[_/])(?![_/])", name))
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:

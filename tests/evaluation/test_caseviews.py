@@ -34,6 +34,13 @@ def test_masks_are_found_again_and_give_the_counts_of_the_table(folders: list[Pa
     assert one.codes.shape == SHAPE and loader.spacing == [1, 1, 1] and loader.image(None) is None
 
 
+def test_a_case_that_begins_like_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    masks = {"case": boxes(FOUND), "case.1": boxes(MISSED)}
+    folders = evaluate_masks(tmp_path, masks, {"A": masks}, ".nii.gz")
+    for case, mask in masks.items():
+        assert ((CaseLoader(read_models(folders), case).views()["A"].codes > 0) == mask).all()
+
+
 def test_flat_images_lose_their_only_slice(tmp_path: Path) -> None:
     mask = np.zeros((20, 30), int)
     mask[3:9, 3:9] = 1

@@ -95,10 +95,10 @@ def test_sensitivity_has_a_point_per_bin_with_instances_and_its_interval() -> No
 
 
 def test_froc_reads_the_best_sensitivity_at_most_so_many_false_positives() -> None:
-    curve = np.array([3.0, 0.2, 0.9, 9.0]), np.array([0.7, 0.3, 0.5, 0.8])
+    curve = np.array([3.0, 0.2, 1.0, 9.0]), np.array([0.7, 0.3, 0.5, 0.8])
     (axis,) = charts.froc_curves({"A": curve}, {"A": "note"}).axes
     steps, markers = axis.lines
-    assert steps.get_xdata().tolist() == [0.2, 0.9, 3.0, 9.0, 16.0]
+    assert steps.get_xdata().tolist() == [0.2, 1.0, 3.0, 9.0, 16.0]
     np.testing.assert_allclose(markers.get_xdata(), [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
     np.testing.assert_allclose(markers.get_ydata(), [0, 0.3, 0.3, 0.5, 0.5, 0.7, 0.7])
 
@@ -118,6 +118,13 @@ def test_of_many_cases_marks_are_small_and_drawn_as_pixels() -> None:
     )
     assert many.get_rasterized() and not few.get_rasterized()
     assert many.get_sizes()[0] < few.get_sizes()[0] and many.get_alpha() < few.get_alpha()
+
+
+def test_long_names_are_folded_where_words_end() -> None:
+    name = "nnUNetTrainerInstanceBaseline__nnUNetPlans__2d"
+    assert charts.fold(name) == "nnUNetTrainerInstanceBaseline__\nnnUNetPlans__2d"
+    assert charts.fold("x" * 70).split("\n") == ["x" * 34, "x" * 34, "xx"]
+    assert charts.fold("short") == "short"
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 10])

@@ -44,6 +44,11 @@ def test_codes_centres_and_counts(mixed: CaseView) -> None:
     assert mixed.counts == {"found": 1, "missed": 1, "false": 1}
 
 
+def test_what_meets_nothing_is_missed_or_false() -> None:
+    assert view([detect(boxes(FOUND, MISSED), boxes(FALSE))]).counts == {"found": 0, "missed": 2, "false": 1}
+    assert view([detect(boxes(FALSE), boxes(FALSE))]).counts == {"found": 1, "missed": 0, "false": 0}
+
+
 def test_classes_are_drawn_together() -> None:
     one, other = detect(boxes(FOUND), boxes(FOUND)), detect(boxes(MISSED), boxes(FALSE))
     both = view([one, other])

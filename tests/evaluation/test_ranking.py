@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -148,6 +150,16 @@ def test_wilcoxon_by_hand() -> None:
     base = np.zeros(7)
     for n in (5, 6, 7):
         assert paired_p(np.arange(1.0, n + 1), base[:n]) == pytest.approx(2 / 2**n)
+
+
+def test_with_ties_few_cases_have_the_exact_p_of_a_plain_loop_over_all_signs() -> None:
+    difference = np.array([0.1, -0.1, 0.2, 0.2, 0.0, 0.4, -0.3, 0.5, 0.5])
+    ranks = [1.5, 1.5, 3.5, 3.5, 6, 5, 7.5, 7.5]  # of the sizes that are not 0
+    centre, observed = sum(ranks) / 2, sum(ranks) - 1.5 - 5
+    sums = [sum(itertools.compress(ranks, signs)) for signs in itertools.product((0, 1), repeat=8)]
+    expected = sum(abs(total - centre) >= abs(observed - centre) for total in sums) / 2**8
+    assert paired_p(difference, np.zeros(9)) == pytest.approx(expected)
+    assert paired_p(np.zeros(9), difference) == pytest.approx(expected)
 
 
 def test_wilcoxon_is_scipys_over_the_cases_with_both_values() -> None:
