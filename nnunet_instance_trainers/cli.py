@@ -296,7 +296,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.evaluation.comparison import compare, parse_pairs, read_models, write_comparison
+    from nnunet_instance_trainers.evaluation.comparison import compare, write_comparison
+    from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
 
     models = read_models(arguments.models)
     names = [model.name for model in models]

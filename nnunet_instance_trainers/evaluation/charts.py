@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-__all__ = ["STATES", "SizeCounts", "fold", "dice_against_f1", "froc_curves", "objects_by_size", "sensitivity_by_size"]
+__all__ = ["STATES", "SizeCounts", "dice_against_f1", "fold", "froc_curves", "objects_by_size", "sensitivity_by_size"]
 
 # Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
 # (a test simulates them), and a hatching for each.
@@ -124,12 +124,14 @@ def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapp
     """Sensitivity against false positives per image, from one point per threshold, on a scale of powers of two.
 
     Args:
-        curves: by model, false positives per image and sensitivity.
-        notes: by model, a line below its name.
+        curves: by model, false positives per image and sensitivity; empty for a model without.
+        notes: by model with a curve, lines below its name.
     """
     figure = Figure(figsize=(_WIDTH, 3.5), layout="constrained")
     axis = figure.subplots()
     for k, (false_positives, sensitivity) in enumerate(curves.values()):
+        if not len(sensitivity):
+            continue
         colour, marker, dashes = style(k)
         order = np.lexsort((sensitivity, false_positives))
         x, y = false_positives[order], np.maximum.accumulate(sensitivity[order])
@@ -233,6 +235,8 @@ def _title(axis: Axes, model: str, note: str) -> None:
 def _legend(axis: Axes, models: Mapping[str, object], notes: Mapping[str, str]) -> None:
     handles = []
     for k, model in enumerate(models):
+        if model not in notes:
+            continue
         colour, marker, dashes = style(k)
         label = f"{fold(model)}\n{notes[model]}"
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=5.5, label=label))

@@ -17,6 +17,7 @@ from nnunet_instance_trainers.evaluation.comparison import Table
 from nnunet_instance_trainers.evaluation.files import Evaluation
 from nnunet_instance_trainers.evaluation.projections import CaseView, draw_case
 from nnunet_instance_trainers.evaluation.ranking import bootstrap, interval
+from nnunet_instance_trainers.evaluation.report_tables import number
 
 __all__ = ["Picture", "case_picture", "dice_against_f1", "froc", "notes", "objects_by_size", "sensitivity_by_size"]
 
@@ -85,20 +86,18 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
     curves = {}
     for model in models:
         rows = [row for row in model.froc if row["class"] == label]
-        if rows:
-            names = ("false_positives_per_image", "sensitivity")
-            x, y = (np.array([row[name] for row in rows], float) for name in names)
-            known = ~np.isnan(x) & ~np.isnan(y)
-            curves[model.name] = x[known], y[known]
-    curves = {model: curve for model, curve in curves.items() if len(curve[0])}
-    if not curves:
+        x, y = (np.array([row[name] for row in rows], float) for name in ("false_positives_per_image", "sensitivity"))
+        known = ~np.isnan(x) & ~np.isnan(y)
+        curves[model.name] = x[known], y[known]
+    averages = {model.name: _average(model, label) for model in models if len(curves[model.name][0])}
+    if not averages:
         return None
     words = []
-    averages = {model.name: _average(model, label) for model in models}
-    beside = {model: f"{averages[model]}\n{beside[model]}" for model in curves}
-    for model, (x, y) in curves.items():
+    beside = {model: f"{average}\n{beside[model]}" for model, average in averages.items()}
+    for model, average in averages.items():
+        x, y = curves[model]
         one = max((value for false, value in zip(x, y) if false <= 1), default=0)
-        words.append(f"{model}: {one:.2f} at 1 false positive per image, at most {y.max():.2f}, {averages[model]}.")
+        words.append(f"{model}: {one:.2f} at 1 false positive per image, at most {y.max():.2f}, {average}.")
     figure = charts.froc_curves(curves, beside)
     return _vector(figure, f"Curves of sensitivity against false positives per image. {' '.join(words)}")
 

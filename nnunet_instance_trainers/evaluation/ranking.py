@@ -105,7 +105,7 @@ def paired_p(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _exact_p(positive: np.ndarray, ranks: np.ndarray) -> float:
-    """The share of all signs that are at least as extreme; scipy's own for ties takes a second where this takes none."""
+    """The share of all signs that are as extreme; with ties scipy takes a second for what takes a millisecond here."""
     signs = np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks)) & 1
     away = np.abs(np.vstack([positive, signs]) @ ranks - ranks.sum() / 2)
     return float(np.mean(away[1:] >= away[0] - 1e-9))

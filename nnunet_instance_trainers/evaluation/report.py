@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,31 +10,18 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation import pictures
 from nnunet_instance_trainers.evaluation.caseviews import CaseLoader
-from nnunet_instance_trainers.evaluation.comparison import SCORES, Pair, Score, Table, compare, parse_pairs, read_models
+from nnunet_instance_trainers.evaluation.comparison import Table, compare
 from nnunet_instance_trainers.evaluation.files import Evaluation
+from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
+from nnunet_instance_trainers.evaluation.report_tables import breakable, number, pair_rows, table_rows
 
 __all__ = ["choose_cases", "report", "write_report"]
 
-_NAMES = {
-    "dice": "Dice",
-    "volume_difference_ml": "volume error, mL",
-    "volume_ratio": "volume ratio",
-    "f1_iou50": "F1, IoU 0.5",
-    "f1": "F1",
-    "sensitivity": "sensitivity",
-    "precision": "precision",
-    "lesion_dice": "lesion Dice",
-    "missed": "missed",
-    "false": "false",
-}
-_GROUPS = {"global": "global", "": "beside", "instance": "instance level"}
-_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _SUSPECT = (0.67, 1.5)
 
 
@@ -68,7 +54,7 @@ def write_report(
 def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path | None = None) -> str:
     """The page as text; arguments as :func:`compare` takes and returns them."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["breakable"] = _breakable
+    environment.filters["breakable"] = breakable
     template = environment.from_string((files(__package__) / "report.html").read_text(encoding="utf-8"))
     first, n = tables[0], len(models)
     classes = len(tables) - 1 if len(tables) > 1 else 1
@@ -79,10 +65,10 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
         + ", ".join(first.models),
         summary=_summary(first),
         warnings=_warnings(first),
-        tables=[_table(table) for table in tables],
+        tables=[table_rows(table) for table in tables],
         resamples=2000,
         rule=_rule(matching),
-        pairs=_pairs(first.pairs),
+        pairs=pair_rows(first.pairs),
         pairs_of=first.label if len(tables) > 1 else "",
         sections=_sections(models, tables, images),
         settings=_settings(models, images),
@@ -102,12 +88,12 @@ def choose_cases(table: Table) -> list[tuple[str, str]]:
         return []
     places = {"best": 0, "median": (len(order) - 1) // 2, "worst": len(order) - 1}
     chosen: dict[int, str] = {}
-    for word in ("best", "worst", "median"):  # of two cases neither is called the median
-        chosen.setdefault(order[places[word]], word)
-    return [(word, table.cases[i]) for i, word in sorted(chosen.items(), key=lambda item: places[item[1]])]
+    for word, place in places.items():  # of two cases the median is the best
+        chosen.setdefault(order[place], word)
+    return [(word, table.cases[i]) for i, word in chosen.items()]
 
 
-# --- words and numbers -------------------------------------------------------------------------------------
+# --- words ------------------------------------------------------------------------------------------------
 
 
 def _summary(table: Table) -> str:
@@ -128,104 +114,9 @@ def _warnings(table: Table) -> list[str]:
         if ratio > _SUSPECT[1] or ratio < _SUSPECT[0]:
             lines.append(
                 f"{model} predicts {ratio:.2f} times the true volume; its F1 of one-to-one matches at IoU 0.5 is "
-                f"{one:.2f}. Scores by overlap alone do not show that."
+                f"{number(one, 2)}. Scores by overlap alone do not show that."
             )
     return lines
-
-
-def _table(table: Table) -> dict[str, Any]:
-    shown = [score for score in SCORES if score.name in _NAMES]
-    edges = {score.name for k, score in enumerate(shown) if k == 0 or shown[k - 1].group != score.group}
-    several = len(table.models) > 1
-    rows = [
-        {
-            "model": model,
-            "mean_ranks": [
-                {
-                    "text": _number(values[m], 2) if several else _DASH,
-                    "best": several and values[m] == np.nanmin(values),
-                }
-                for values in table.mean_ranks.values()
-            ],
-            "cells": [_cell(table, score, m, score.name in edges, several) for score in shown],
-        }
-        for m, model in enumerate(table.models)
-    ]
-    fewer = [
-        f"{_NAMES[score.name]} over {table.counted(score.name)}"
-        for score in shown
-        if score.kind != "pooled" and table.counted(score.name) < len(table.cases)
-    ]
-    widths = [(group, sum(score.group == group for score in shown)) for group in dict.fromkeys(s.group for s in shown)]
-    return {
-        "heading": table.label if table.label.startswith("all") else f"class {table.label}",
-        "groups": [(_GROUPS[group], width) for group, width in widths],
-        "columns": [
-            {"name": _NAMES[score.name], "better": _better(score), "edge": score.name in edges} for score in shown
-        ],
-        "rows": rows,
-        "note": f"Of {len(table.cases)} cases, those in which a score is defined for every model: {', '.join(fewer)}."
-        if fewer
-        else "",
-    }
-
-
-def _cell(table: Table, score: Score, m: int, edge: bool, several: bool) -> dict[str, Any]:
-    name = score.name
-    digits = 3 if score.kind == "mean" else 2
-    fewer = min(digits, 2)
-    rank = table.ranks[name][m] if name in table.ranks and several else math.nan
-    low, high = table.low[name][m], table.high[name][m]
-    return {
-        "text": _number(table.mean[name][m], digits),
-        "interval": "" if math.isnan(low) else f"{_number(low, fewer)}{_DASH}{_number(high, fewer)}",
-        "rank": "" if math.isnan(rank) else f"{rank:.0f}",
-        "best": rank == 1,
-        "edge": edge,
-    }
-
-
-def _better(score: Score) -> str:
-    return {"higher": "↑", "lower": "↓"}[score.better] if score.group else "→ 1"
-
-
-def _pairs(pairs: Sequence[Pair]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each pair."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for pair in pairs:
-        rows.setdefault(f"{pair.first} {_MINUS} {pair.second}", []).append(_pair(pair))
-    return rows
-
-
-def _pair(pair: Pair) -> dict[str, Any]:
-    digits = 3 if next(score.kind for score in SCORES if score.name == pair.score) == "mean" else 2
-    return {
-        "score": _NAMES[pair.score],
-        "difference": _number(pair.difference, digits, "+"),
-        "interval": f"{_number(pair.low, digits, '+')} to {_number(pair.high, digits, '+')}",
-        "cases": pair.cases,
-        "p": _p(pair.p),
-        "p_holm": _p(pair.p_holm),
-        "significant": pair.p_holm < 0.05,
-    }
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may be broken where its words end."""
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[_/])(?![_/])", name))
-
-
-def _number(value: float, digits: int, sign: str = "") -> str:
-    """A number with a true minus sign; 0 has none."""
-    if math.isnan(value):
-        return _DASH
-    rounded = round(float(value), digits)
-    text = f"{rounded:{sign}.{digits}f}" if rounded else f"{0:.{digits}f}"
-    return text.replace("-", _MINUS)
-
-
-def _p(value: float) -> str:
-    return _DASH if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _plural(n: int, word: str) -> str:
@@ -320,8 +211,8 @@ def _scores(models: Sequence[Evaluation], table: Table, n: int) -> dict[str, tup
     for m, model in enumerate(models):
         own = {name: table.values[name][m, n] for name in ("f1", "f1_iou50", "volume_ratio", "dice")}
         words[model.name] = (
-            f"F1 {_number(own['f1'], 2)}, F1 at IoU 0.5 {_number(own['f1_iou50'], 2)}",
-            f"volume ratio {_number(own['volume_ratio'], 2)}, Dice {_number(own['dice'], 2)}",
+            f"F1 {number(own['f1'], 2)}, F1 at IoU 0.5 {number(own['f1_iou50'], 2)}",
+            f"volume ratio {number(own['volume_ratio'], 2)}, Dice {number(own['dice'], 2)}",
         )
     return words
 

@@ -103,6 +103,13 @@ def test_froc_reads_the_best_sensitivity_at_most_so_many_false_positives() -> No
     np.testing.assert_allclose(markers.get_ydata(), [0, 0.3, 0.3, 0.5, 0.5, 0.7, 0.7])
 
 
+def test_a_model_without_a_curve_keeps_its_colour_for_the_others() -> None:
+    nothing, curve = np.zeros(0), (np.array([1.0]), np.array([0.5]))
+    (axis,) = charts.froc_curves({"A": (nothing, nothing), "B": curve}, {"B": "note"}).axes
+    assert {line.get_color() for line in axis.lines} == {charts.style(1)[0]}
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["B\nnote"]
+
+
 def test_the_scatter_has_a_mark_per_case_with_both_values() -> None:
     points = {"A": (np.array([0.5, NAN, 0.7]), np.array([0.2, 0.3, 0.8])), "B": (np.array([NAN]), np.array([NAN]))}
     a, b = charts.dice_against_f1(points, NOTES).axes

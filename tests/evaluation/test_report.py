@@ -144,6 +144,14 @@ def test_without_probabilities_there_is_no_froc(no_cases: None) -> None:
     assert "FROC" not in page.words and len(page.images) == 3
 
 
+def test_models_without_probabilities_are_left_out_of_the_froc(no_cases: None) -> None:
+    models = [synthetic("silent", 5, 0.5), synthetic("heard", 5, 0.6)]
+    models[0].froc.clear()
+    del models[0].summary["froc"]
+    alternative = page_of(*models).images[2]["alt"]
+    assert alternative.startswith("Curves") and "heard" in alternative and "silent" not in alternative
+
+
 def test_with_several_classes_each_has_its_table_and_its_froc(no_cases: None) -> None:
     page = page_of(*(synthetic(name, 6, skill, classes=("core", "rim")) for name, skill in (("A", 0.5), ("B", 0.6))))
     assert [word for word in page.words if word in ("all classes", "class core", "class rim")] == [
