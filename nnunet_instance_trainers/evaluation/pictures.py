@@ -34,7 +34,7 @@ def notes(table: Table) -> dict[str, str]:
     """By model, what must stand beside every overlap score."""
     ratio, one_to_one = table.mean["volume_ratio"], table.mean["f1_iou50"]
     return {
-        model: f"volume ratio {ratio[m]:.2f} · F1 at IoU 0.5 {one_to_one[m]:.2f}"
+        model: f"volume ratio {number(ratio[m], 2)} · F1 at IoU 0.5 {number(one_to_one[m], 2)}"
         for m, model in enumerate(table.models)
     }
 
@@ -143,7 +143,7 @@ def case_picture(
     flat = next(iter(views.values())).codes.ndim == 2
     words, titles = [], {}
     for model, one in views.items():
-        counts = ", ".join(f"{number} {state}" for state, number in one.counts.items())
+        counts = ", ".join(f"{n} {state}" for state, n in one.counts.items())
         lines = [counts, *scores[model]] if flat else [f"{counts}; {', '.join(scores[model])}"]
         titles[model] = "\n".join([charts.fold(model, 40) if flat else model, *lines])
         words.append(f"{model}: {counts}; {', '.join(scores[model])}.")
