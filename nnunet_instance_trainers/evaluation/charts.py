@@ -13,7 +13,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-__all__ = ["STATES", "SizeCounts", "dice_against_f1", "fold", "froc_curves", "objects_by_size", "sensitivity_by_size"]
+__all__ = [
+    "STATES",
+    "SizeCounts",
+    "dice_against_f1",
+    "fold",
+    "froc_curves",
+    "objects_by_size",
+    "panel_columns",
+    "sensitivity_by_size",
+]
 
 # Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
 # (a test simulates them), and a hatching for each.
@@ -28,7 +37,6 @@ _MODELS = [  # Okabe and Ito's hues
     ("#56b4e9", "X", (0, (1, 1))),
 ]
 _GREY = "#5a5f66"
-_MOST_COLUMNS = 3
 _WIDTH = 8.6
 FROC_POINTS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
@@ -68,8 +76,7 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes
             base += number
         for x, (top, false, instances) in enumerate(zip(base, own.false, own.found + own.missed)):
             if top:
-                parts = [f"{own.found[x]:.0f}/{instances:.0f}"] * bool(instances) + [f"+{false:.0f}"] * bool(false)
-                text = "\n".join(parts)
+                text = _bar_label(own.found[x], instances, false)
                 axis.annotate(
                     text, (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, color=_GREY
                 )
@@ -177,6 +184,11 @@ def dice_against_f1(points: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: 
     return figure
 
 
+def panel_columns(n: int) -> int:
+    """Two or three panels side by side; one alone would be drawn too large."""
+    return 2 if n in (1, 2, 4) else 3
+
+
 def fold(name: str, width: int = 34) -> str:
     """A long name in lines, broken after "_", "/", "-" or a space where there is one."""
     lines = [""]
@@ -189,6 +201,12 @@ def fold(name: str, width: int = 34) -> str:
     return "\n".join(lines)
 
 
+def _bar_label(found: float, instances: float, false: float) -> str:
+    """Found of all instances, as a share where numbers would run into the next bar, and false ones below."""
+    share = f"{found:.0f}/{instances:.0f}" if instances < 1000 else f"{100 * found / instances:.0f} %"
+    return "\n".join([share] * bool(instances) + [f"+{false:.0f}"] * bool(false))
+
+
 def _printed(name: str) -> str:
     return name.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("-", "\N{EN DASH}")
 
@@ -199,7 +217,7 @@ def style(k: int) -> tuple[str, str, object]:
 
 
 def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(max(n, 2), _MOST_COLUMNS)  # one panel alone would be drawn too large
+    columns = panel_columns(n)
     rows = -(-n // columns)
     figure = Figure(figsize=(_WIDTH, height * rows + 0.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.08)

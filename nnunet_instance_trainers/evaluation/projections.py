@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation.charts import STATES
+from nnunet_instance_trainers.evaluation.charts import STATES, panel_columns
 from nnunet_instance_trainers.evaluation.scores import Detection
 
 __all__ = ["CaseView", "draw_case", "view"]
@@ -88,7 +88,7 @@ def draw_case(
 def _draw_flat(
     views: Mapping[str, CaseView], image: np.ndarray | None, spacing: Sequence[float], titles: Mapping[str, str]
 ) -> Figure:
-    columns = min(max(len(views), 2), 3)  # one image alone would be drawn too large
+    columns = panel_columns(len(views))
     rows = -(-len(views) // columns)
     height, width = np.multiply(next(iter(views.values())).codes.shape, spacing)
     figure = Figure(figsize=(_WIDTH, rows * (_WIDTH / columns * height / width + 0.85) + 0.45), layout="constrained")

@@ -31,6 +31,7 @@ _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def table_rows(table: Table) -> dict[str, Any]:
+    """The comparison in one class, a row per model."""
     shown = [score for score in SCORES if score.name in _NAMES]
     edges = {score.name for k, score in enumerate(shown) if k == 0 or shown[k - 1].group != score.group}
     several = len(table.models) > 1
@@ -109,7 +110,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 def breakable(name: str) -> Markup:
     """A name that may be broken where its words end."""
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[_/])(?![_/])", name))
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z]{3})(?=[A-Z])|(?<=[_/])(?![_/])", name))
 
 
 def number(value: float, digits: int, sign: str = "") -> str:

@@ -45,6 +45,11 @@ def test_bars_are_the_counts_stacked_and_hatched() -> None:
     assert {"1/10\n+7", "5/10\n+2", "2/2"} <= set(texts(axes[0]))
 
 
+def test_large_numbers_become_a_share_so_that_they_fit_above_their_bar() -> None:
+    (axis,) = charts.objects_by_size(BINS, {"A": counts([500, 0, 999], [1500, 0, 0], [7, 3, 0])}, NOTES).axes
+    assert {"25 %\n+7", "+3", "999/999"} <= set(texts(axis))
+
+
 def test_the_hatching_of_no_two_states_is_the_same() -> None:
     assert len({hatch for _, hatch in STATES.values()}) == 3
 
