@@ -276,7 +276,7 @@ def table(rows: list[dict[str, str]], dataset: str) -> str:
     for loss in (loss for loss in LOSSES if loss in scores):
         runs = scores[loss]
         cells = [_spread([c.dice for c in runs]), _spread([c.volume_ratio for c in runs])]
-        cells += [_mean([getattr(c, name) for c in runs]) for name in ("sensitivity", "precision", "f1", "f1_iou")]
+        cells += [_mean([getattr(c, name) for c in runs]) for name in ("sensitivity", "precision", "f1", "f1_iou50")]
         lines.append(f"| {loss} | {len(runs)} | {' | '.join(cells)} |")
         if mean(c.volume_ratio for c in runs) > 2:
             large.append(loss)

@@ -25,7 +25,10 @@ def read_labels(
     except Exception as error:  # each reader raises its own kind
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UserError(f"case {case!r}: cannot read {path} ({reason[0]}): save it again") from None
-    return np.rint(image[0]).astype(dtype), geometry
+    labels = image[0]
+    if np.issubdtype(labels.dtype, np.floating):
+        np.rint(labels, out=labels)
+    return labels.astype(dtype), geometry
 
 
 def same_geometry(a: object, b: object) -> bool:

@@ -122,18 +122,16 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     result = CaseResult()
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
-        ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated, 0)
-        box = _box(mask | predicted)
-        inside = None if valid is None else valid[box]
-        detection = detect(ids[box], predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        p = None if probabilities is None else probabilities[evaluated.channel]
+        box = _box(mask | predicted if p is None else mask | predicted | (p >= job.froc))
+        mask, inside = mask[box], None if valid is None else valid[box]
+        ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated[box], 0)
+        detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
         result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
-        if probabilities is not None and job.froc is not None:
-            p = probabilities[evaluated.channel]
-            box = _box(mask | (p >= job.froc))
-            inside = None if valid is None else valid[box]
-            result.candidates.append(find_candidates(ids[box], p[box], threshold=job.froc, valid=inside))
+        if p is not None and job.froc is not None:
+            result.candidates.append(find_candidates(ids, p[box], threshold=job.froc, valid=inside))
     return result
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from nnunet_instance_trainers.evaluation.comparison import SCORES, Pair, Score, Table
 
@@ -110,7 +110,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 def breakable(name: str) -> Markup:
     """A name that may be broken where its words end."""
-    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[a-z]{3})(?=[A-Z])|(?<=[_/])(?![_/])", name))
+    return Markup("<wbr>").join(re.split(r"(?<=[a-z]{3})(?=[A-Z])|(?<=[_/])(?![_/])", name))  # join escapes the parts
 
 
 def number(value: float, digits: int, sign: str = "") -> str:

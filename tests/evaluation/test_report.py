@@ -110,6 +110,8 @@ def test_every_picture_has_a_text_with_its_numbers(no_cases: None) -> None:
     for image in images:
         assert "first" in image["alt"] and "second" in image["alt"] and re.search(r"\d\.\d\d", image["alt"])
     assert f"median Dice {np.median(table.values['dice'][1]):.2f}" in images[3]["alt"]
+    at_one = max(row["sensitivity"] for row in models[1].froc if row["false_positives_per_image"] <= 1)
+    assert f"second: {at_one:.2f} at 1 false positive per image" in images[2]["alt"]
     assert "average sensitivity 0.40 (0.35 to 0.45)" in images[2]["alt"]
 
 
