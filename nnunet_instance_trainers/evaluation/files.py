@@ -127,7 +127,7 @@ def _write_table(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequenc
 
 
 def _cell(value: Any) -> Any:
-    """Empty for nan; six significant digits are more than any score has."""
+    """Empty for nan; nine significant digits tell all probabilities of nnU-Net apart."""
     if not isinstance(value, float):
         return value
-    return "" if isnan(value) else f"{value:.6g}"
+    return "" if isnan(value) else f"{value:.9g}"

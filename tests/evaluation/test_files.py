@@ -40,7 +40,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
         (row,), (expected,) = getattr(got, name), getattr(EVALUATION, name)
         assert list(row) == list(expected)
         for column, value in expected.items():
-            assert row[column] == (value if isinstance(value, str) else pytest.approx(value, nan_ok=True, rel=1e-5))
+            assert row[column] == (value if isinstance(value, str) else pytest.approx(value, nan_ok=True, rel=1e-8))
     assert isinstance(got.cases[0]["instances"], int)
     assert got.cases[0]["case"] == "007"  # names of digits stay names
 
@@ -48,7 +48,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
 def test_undefined_is_an_empty_cell(tmp_path: Path) -> None:
     write_evaluation(tmp_path, EVALUATION)
     lines = (tmp_path / "cases.csv").read_text().splitlines()
-    assert lines == ["case,class,instances,f1,sensitivity,target_ml", "007,lesion,3,0.123457,,1"]
+    assert lines == ["case,class,instances,f1,sensitivity,target_ml", "007,lesion,3,0.123456789,,1"]
 
 
 def test_no_objects_is_no_objects(tmp_path: Path) -> None:
