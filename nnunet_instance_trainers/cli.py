@@ -114,6 +114,17 @@ def _parser() -> argparse.ArgumentParser:
         help="worker processes (default: %(default)s)",
     )
 
+    compare = add("compare", _compare, "evaluated models side by side: means, intervals, ranks and tests, as CSV")
+    compare.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
+    compare.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the tables")
+    _add_pairs(compare)
+
+    report = add("report", _report, "evaluated models in one HTML file with tables, charts and pictures of cases")
+    report.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
+    report.add_argument("-o", required=True, type=Path, metavar="FILE", help="the HTML file")
+    report.add_argument("--images", type=Path, metavar="DIR", help="the cases' images, drawn below their objects")
+    _add_pairs(report)
+
     demo = add("demo", _demo, "train, predict and compare on real images, in minutes on a CPU")
     demo.add_argument("-o", type=Path, default=Path("demo"), metavar="FOLDER", help="where to work (default: demo)")
     demo.add_argument(
@@ -121,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default: cpu")
     return parser
+
+
+def _add_pairs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--pairs", nargs="+", metavar="A:B", help="models to test against each other (default: each against the first)"
+    )
 
 
 def _path(_: argparse.Namespace) -> None:
@@ -276,6 +293,29 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         n_processes=arguments.np,
     )
     print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.comparison import compare, write_comparison
+    from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
+
+    models = read_models(arguments.models)
+    names = [model.name for model in models]
+    tables = compare(models, None if arguments.pairs is None else parse_pairs(arguments.pairs, names))
+    write_comparison(tables, arguments.o)
+    width = max(map(len, names))
+    print(f"{'':{width}}    RA    RG    RI  volume ratio  F1 at IoU 0.5")
+    for m, name in enumerate(names):
+        ranks = "".join(f"{values[m]:6.2f}" for values in tables[0].mean_ranks.values())
+        print(f"{name:{width}}{ranks}{tables[0].mean['volume_ratio'][m]:14.2f}{tables[0].mean['f1_iou50'][m]:15.3f}")
+    print(f"wrote comparison.csv, ranks.csv and pairs.csv to {arguments.o}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.report import write_report
+
+    write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
+    print(f"wrote {arguments.o}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

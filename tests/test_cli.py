@@ -67,7 +67,8 @@ def loaded_by(*commands: list[str]) -> set[str]:
 
 
 def test_help_and_path_import_nothing_heavy() -> None:
-    helps = [[command, "--help"] for command in ("path", "link", "configure", "precompute", "evaluate", "demo")]
+    commands = ("path", "link", "configure", "precompute", "evaluate", "compare", "report", "demo")
+    helps = [[command, "--help"] for command in commands]
     assert loaded_by(["--help"], ["--version"], ["path"], *helps) == set()
 
 
@@ -81,6 +82,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
     assert info.value.code == 0
     listed = re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE)
     assert {"path", "link", "unlink", "trainers", "train", "predict", "configure", "precompute", "demo"} <= set(listed)
+    assert {"evaluate", "compare", "report"} <= set(listed)
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,269 @@
+"""The charts of the report. Colour never stands alone: hatching, markers and dashes say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+__all__ = [
+    "STATES",
+    "SizeCounts",
+    "dice_against_f1",
+    "fold",
+    "froc_curves",
+    "objects_by_size",
+    "panel_columns",
+    "sensitivity_by_size",
+]
+
+# Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
+# (a test simulates them), and a hatching for each.
+STATES = {"found": ("#4dbd6a", ""), "missed": ("#2166e8", "////"), "false": ("#d7301f", "xxxx")}
+_MODELS = [  # Okabe and Ito's hues
+    ("#0072b2", "o", "-"),
+    ("#d55e00", "s", "--"),
+    ("#009e73", "^", "-."),
+    ("#cc79a7", "D", ":"),
+    ("#000000", "v", (0, (5, 1, 1, 1, 1, 1))),
+    ("#e69f00", "P", (0, (3, 2, 1, 2))),
+    ("#56b4e9", "X", (0, (1, 1))),
+]
+_GREY = "#5a5f66"
+_WIDTH = 8.6
+FROC_POINTS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class SizeCounts:
+    """Objects of one model per size bin, over all cases; arrays have one number per bin.
+
+    Attributes:
+        found, missed: target instances by their size.
+        false: components by theirs.
+        sensitivity, low, high: found over all, with its interval.
+    """
+
+    found: np.ndarray
+    missed: np.ndarray
+    false: np.ndarray
+    sensitivity: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes: Mapping[str, str]) -> Figure:
+    """Found, missed and false objects per size bin as stacked bars, one panel per model, all on one scale.
+
+    Args:
+        bins: names of the size bins in mL.
+        counts: by model.
+        notes: by model, a line below its name.
+    """
+    figure, axes = _panels(len(counts), height=2.7)
+    for axis, (model, own) in zip(axes, counts.items()):
+        base = np.zeros(len(bins))
+        for state, (colour, hatch) in STATES.items():
+            number = getattr(own, state)
+            axis.bar(range(len(bins)), number, 0.78, base, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
+            base += number
+        for x, (top, false, instances) in enumerate(zip(base, own.false, own.found + own.missed)):
+            if top:
+                text = _bar_label(own.found[x], instances, false)
+                axis.annotate(
+                    text, (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, color=_GREY
+                )
+        _title(axis, model, notes[model])
+        axis.set_xticks(
+            range(len(bins)), list(map(_printed, bins)), fontsize=7.5, rotation=30, ha="right", rotation_mode="anchor"
+        )
+        axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    tallest = max(float((own.found + own.missed + own.false).max()) for own in counts.values())
+    axes[0].set_ylim(0, 1.2 * max(tallest, 1))
+    _outer_labels(axes, "size, mL", "objects")
+    handles = [
+        Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=state)
+        for state, (colour, hatch) in STATES.items()
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9, handleheight=1.2)
+    return figure
+
+
+def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes: Mapping[str, str]) -> Figure:
+    """The share of instances found per size bin, with intervals; a bin without instances has no point."""
+    figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
+    axis = figure.subplots()
+    offsets = (np.arange(len(counts)) - (len(counts) - 1) / 2) * min(0.09, 0.5 / len(counts))
+    for k, own in enumerate(counts.values()):
+        colour, marker, dashes = style(k)
+        x = np.arange(len(bins)) + offsets[k]
+        known = ~np.isnan(own.sensitivity)
+        axis.vlines(x[known], own.low[known], own.high[known], color=colour, linewidth=1.2, alpha=0.55)
+        axis.plot(
+            x[known],
+            own.sensitivity[known],
+            color=colour,
+            marker=marker,
+            linestyle=dashes,
+            markersize=5.5,
+            linewidth=1.5,
+        )
+    first = next(iter(counts.values()))
+    names = [f"{_printed(name)}\n(n = {n:.0f})" for name, n in zip(bins, first.found + first.missed)]
+    axis.set_xticks(range(len(bins)), names, fontsize=8)
+    axis.set_xlim(-0.5, len(bins) - 0.5)
+    axis.set_ylim(-0.03, 1.03)
+    _clean(axis)
+    axis.set_xlabel("size of the instance, mL (n instances)", fontsize=9)
+    axis.set_ylabel("sensitivity", fontsize=9)
+    _legend(axis, counts, notes)
+    return figure
+
+
+def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapping[str, str]) -> Figure:
+    """Sensitivity against false positives per image, from one point per threshold, on a scale of powers of two.
+
+    Args:
+        curves: by model, false positives per image and sensitivity; empty for a model without.
+        notes: by model with a curve, lines below its name.
+    """
+    figure = Figure(figsize=(_WIDTH, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for k, (false_positives, sensitivity) in enumerate(curves.values()):
+        if not len(sensitivity):
+            continue
+        colour, marker, dashes = style(k)
+        order = np.lexsort((sensitivity, false_positives))
+        x, y = false_positives[order], np.maximum.accumulate(sensitivity[order])
+        axis.step(np.append(x, max(x[-1], 16)), np.append(y, y[-1]), where="post", color=colour, linestyle=dashes)
+        at = np.searchsorted(x, FROC_POINTS, side="right") - 1
+        axis.plot(FROC_POINTS, np.where(at < 0, 0, y[at]), linestyle="", marker=marker, color=colour, markersize=5.5)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(FROC_POINTS)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"1/{1 / x:.0f}" if x < 1 else f"{x:.0f}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlim(FROC_POINTS[0] / 1.2, FROC_POINTS[-1] * 1.2)
+    axis.set_ylim(-0.03, 1.03)
+    _clean(axis)
+    axis.set_xlabel("false positives per image", fontsize=9)
+    axis.set_ylabel("sensitivity", fontsize=9)
+    _legend(axis, curves, notes)
+    return figure
+
+
+def dice_against_f1(points: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapping[str, str]) -> Figure:
+    """One point per case, Dice to the right and F1 upwards; dashed lines are the medians.
+
+    Args:
+        points: by model, Dice and F1 of each case; cases with a nan are not drawn.
+        notes: by model, a line below its name.
+    """
+    figure, axes = _panels(len(points), height=2.9)
+    for k, (axis, (model, (dice, f1))) in enumerate(zip(axes, points.items())):
+        known = ~np.isnan(dice) & ~np.isnan(f1)
+        n = int(known.sum())
+        colour, marker, _ = style(k)
+        size, alpha = (26, 0.75) if n <= 60 else (12, 0.45) if n <= 400 else (5, 0.25)
+        look = {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": n > 400, "clip_on": False}
+        axis.scatter(dice[known], f1[known], color=colour, marker=marker, **look)
+        if n:
+            axis.axvline(np.median(dice[known]), color=_GREY, linewidth=0.9, linestyle="--", zorder=0)
+            axis.axhline(np.median(f1[known]), color=_GREY, linewidth=0.9, linestyle="--", zorder=0)
+        _title(axis, model, notes[model])
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1)
+        axis.set_box_aspect(0.8)
+    _outer_labels(axes, "Dice", "F1")
+    return figure
+
+
+def panel_columns(n: int) -> int:
+    """Two or three panels side by side; one alone would be drawn too large."""
+    return 2 if n in (1, 2, 4) else 3
+
+
+def fold(name: str, width: int = 34) -> str:
+    """A long name in lines, broken after "_", "/", "-" or a space where there is one."""
+    lines = [""]
+    for part in re.findall(r"[^_/ -]+[_/ -]*|[_/ -]+", name):
+        for start in range(0, len(part), width):
+            piece = part[start : start + width]
+            if lines[-1] and len(lines[-1]) + len(piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(lines)
+
+
+def _bar_label(found: float, instances: float, false: float) -> str:
+    """Found of all instances, as a share where numbers would run into the next bar, and false ones below."""
+    share = f"{found:.0f}/{instances:.0f}" if instances < 1000 else f"{100 * found / instances:.0f} %"
+    return "\n".join([share] * bool(instances) + [f"+{false:.0f}"] * bool(false))
+
+
+def _printed(name: str) -> str:
+    return name.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("-", "\N{EN DASH}")
+
+
+def style(k: int) -> tuple[str, str, object]:
+    """Colour, marker and dashes of model k."""
+    return _MODELS[k % len(_MODELS)]
+
+
+def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
+    columns = panel_columns(n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(_WIDTH, height * rows + 0.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis in grid[n:]:
+        axis.remove()
+    for axis in grid[:n]:
+        _clean(axis)
+        axis.tick_params(labelbottom=True)
+    return figure, list(grid[:n])
+
+
+def _outer_labels(axes: Sequence[Axes], x: str, y: str) -> None:
+    for axis in axes:
+        axis.set_xlabel(x, fontsize=9)
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(y, fontsize=9)
+
+
+def _clean(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#b8bcc2")
+    axis.tick_params(labelsize=8, color="#b8bcc2")
+    axis.grid(axis="y", color="#e6e8eb", linewidth=0.8)
+    axis.set_axisbelow(True)
+
+
+def _title(axis: Axes, model: str, note: str) -> None:
+    axis.set_title(fold(model), fontsize=9.5 if len(model) <= 30 else 8, fontweight="bold", loc="left", pad=18)
+    axis.annotate(note, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=7, color=_GREY)
+
+
+def _legend(axis: Axes, models: Mapping[str, object], notes: Mapping[str, str]) -> None:
+    handles = []
+    for k, model in enumerate(models):
+        if model not in notes:
+            continue
+        colour, marker, dashes = style(k)
+        label = f"{fold(model)}\n{notes[model]}"
+        handles.append(Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=5.5, label=label))
+    axis.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=7.5,
+        handlelength=3,
+        labelspacing=1,
+    )

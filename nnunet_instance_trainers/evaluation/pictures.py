@@ -1,0 +1,178 @@
+"""The pictures of the report with their text alternatives: what is to be seen, in numbers."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from nnunet_instance_trainers.evaluation import charts
+from nnunet_instance_trainers.evaluation.charts import SizeCounts
+from nnunet_instance_trainers.evaluation.comparison import Table
+from nnunet_instance_trainers.evaluation.files import Evaluation
+from nnunet_instance_trainers.evaluation.projections import CaseView, draw_case
+from nnunet_instance_trainers.evaluation.ranking import bootstrap, interval
+from nnunet_instance_trainers.evaluation.report_tables import number
+
+__all__ = ["Picture", "case_picture", "dice_against_f1", "froc", "notes", "objects_by_size", "sensitivity_by_size"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, and the text that stands for it."""
+
+    source: str
+    alternative: str
+
+
+def notes(table: Table) -> dict[str, str]:
+    """By model, what must stand beside every overlap score."""
+    ratio, one_to_one = table.mean["volume_ratio"], table.mean["f1_iou50"]
+    return {
+        model: f"volume ratio {number(ratio[m], 2)} · F1 at IoU 0.5 {number(one_to_one[m], 2)}"
+        for m, model in enumerate(table.models)
+    }
+
+
+def count_sizes(models: Sequence[Evaluation]) -> tuple[list[str], dict[str, SizeCounts]]:
+    """The size bins in ascending order, and each model's objects in them, over all cases and classes."""
+    bins = sorted({row["bin"] for model in models for row in model.sizes}, key=_lower_edge)
+    cases = sorted({row["case"] for model in models for row in model.sizes})
+    at_bin, at_case = ({key: i for i, key in enumerate(keys)} for keys in (bins, cases))
+    numbers = np.zeros((3, len(models), len(bins), len(cases)))
+    for m, model in enumerate(models):
+        for row in model.sizes:
+            place = m, at_bin[row["bin"]], at_case[row["case"]]
+            for k, name in enumerate(("found", "missed", "false")):
+                numbers[k][place] += row[name]
+    instances = numbers[0] + numbers[1]
+    low, high = interval(bootstrap(numbers[0], instances))
+    total = numbers.sum(-1)
+    whole = total[0] + total[1]
+    sensitivity = np.divide(total[0], whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+    rows = zip(*total, sensitivity, low, high)
+    return bins, {model.name: SizeCounts(*row) for model, row in zip(models, rows)}
+
+
+def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Picture:
+    words = []
+    for model, own in counts.items():
+        parts = [
+            f"{name} mL: {found:.0f} found, {missed:.0f} missed, {false:.0f} false"
+            for name, found, missed, false in zip(bins, own.found, own.missed, own.false)
+            if found + missed + false
+        ]
+        words.append(f"{model} ({beside[model]}): {'; '.join(parts) or 'no objects'}.")
+    figure = charts.objects_by_size(bins, counts, beside)
+    return _vector(figure, f"Stacked bars of objects per size. {' '.join(words)}")
+
+
+def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Picture:
+    words = []
+    for model, own in counts.items():
+        parts = [f"{name} mL: {value:.2f}" for name, value in zip(bins, own.sensitivity) if not np.isnan(value)]
+        words.append(f"{model} ({beside[model]}): {'; '.join(parts) or 'no instances'}.")
+    figure = charts.sensitivity_by_size(bins, counts, beside)
+    return _vector(figure, f"Lines of sensitivity against the size of the instance. {' '.join(words)}")
+
+
+def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) -> Picture | None:
+    """The FROC of one class for the models that have one; None if none has."""
+    curves = {}
+    for model in models:
+        rows = [row for row in model.froc if row["class"] == label]
+        x, y = (np.array([row[name] for row in rows], float) for name in ("false_positives_per_image", "sensitivity"))
+        known = ~np.isnan(x) & ~np.isnan(y)
+        curves[model.name] = x[known], y[known]
+    averages = {model.name: _average(model, label) for model in models if len(curves[model.name][0])}
+    if not averages:
+        return None
+    words = []
+    beside = {model: f"{average}\n{beside[model]}" for model, average in averages.items()}
+    for model, average in averages.items():
+        x, y = curves[model]
+        one = max((value for false, value in zip(x, y) if false <= 1), default=0)
+        words.append(f"{model}: {one:.2f} at 1 false positive per image, at most {y.max():.2f}, {average}.")
+    figure = charts.froc_curves(curves, beside)
+    return _vector(figure, f"Curves of sensitivity against false positives per image. {' '.join(words)}")
+
+
+def _average(model: Evaluation, label: str) -> str:
+    """The average sensitivity of a class at 1/8 to 8 false positives per image, in words."""
+    keys = {name: key for key, name in model.summary["settings"]["classes"].items()}
+    own = model.summary["froc"][keys[label]]
+    low, high = own["average_sensitivity_interval"]
+    return f"average sensitivity {own['average_sensitivity']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def dice_against_f1(table: Table, beside: Mapping[str, str]) -> Picture:
+    points, words = {}, []
+    for m, model in enumerate(table.models):
+        dice, f1 = table.values["dice"][m], table.values["f1"][m]
+        known = ~np.isnan(dice) & ~np.isnan(f1)
+        points[model] = dice, f1
+        if known.any():
+            words.append(
+                f"{model} ({beside[model]}): {known.sum()} cases, median Dice {np.median(dice[known]):.2f}, "
+                f"median F1 {np.median(f1[known]):.2f}, lowest F1 {f1[known].min():.2f}."
+            )
+    return _vector(charts.dice_against_f1(points, beside), f"Scatter of Dice against F1. {' '.join(words)}")
+
+
+def case_picture(
+    case: str,
+    views: Mapping[str, CaseView],
+    image: np.ndarray | None,
+    spacing: Sequence[float],
+    scores: Mapping[str, tuple[str, str]],
+) -> Picture:
+    """The objects of one case.
+
+    Args:
+        case: its name.
+        views: by model.
+        image: grey values, or None.
+        spacing: of the array's axes.
+        scores: by model, its scores in this case in two phrases.
+    """
+    flat = next(iter(views.values())).codes.ndim == 2
+    words, titles = [], {}
+    for model, one in views.items():
+        counts = ", ".join(f"{n} {state}" for state, n in one.counts.items())
+        lines = [counts, *scores[model]] if flat else [f"{counts}; {', '.join(scores[model])}"]
+        titles[model] = "\n".join([charts.fold(model, 40) if flat else model, *lines])
+        words.append(f"{model}: {counts}; {', '.join(scores[model])}.")
+    kind = "Image" if flat else "Maximum-intensity projections in three views"
+    figure = draw_case(views, image, spacing, titles)
+    return _bitmap(figure, f"{kind} of case {case} with found, missed and false objects. {' '.join(words)}")
+
+
+def _vector(figure: Figure, alternative: str) -> Picture:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"hatch.linewidth": 0.7, "svg.hashsalt": "report", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None})
+    return Picture(_uri("svg+xml", buffer.getvalue()), alternative)
+
+
+def _bitmap(figure: Figure, alternative: str) -> Picture:
+    """A PNG with a palette of 256 colours, a third of the size of one with all of them."""
+    from PIL import Image
+
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", pad_inches=0.04)
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return Picture(_uri("png", small.getvalue()), alternative)
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _lower_edge(name: str) -> float:
+    """Where a bin begins: "<0.01" at 0, "0.01-0.05" at 0.01, ">=5" at 5."""
+    return -1.0 if name.startswith("<") else float(name.removeprefix(">=").split("-")[0])

@@ -1,0 +1,222 @@
+"""``nnunet-instance report``: evaluated models in one self-contained HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from nnunet_instance_trainers.data.maps import write_atomically
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation import pictures
+from nnunet_instance_trainers.evaluation.caseviews import CaseLoader
+from nnunet_instance_trainers.evaluation.comparison import Table, compare
+from nnunet_instance_trainers.evaluation.files import Evaluation
+from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
+from nnunet_instance_trainers.evaluation.report_tables import breakable, number, pair_rows, table_rows
+
+__all__ = ["choose_cases", "report", "write_report"]
+
+_SUSPECT = (0.67, 1.5)
+
+
+def write_report(
+    folders: Sequence[Path], file: Path, images: Path | None = None, pairs: Sequence[str] | None = None
+) -> None:
+    """Compare evaluated models and write the report.
+
+    Args:
+        folders: what ``evaluate`` wrote, one per model; the first is the one that cases are chosen by.
+        file: the HTML file.
+        images: a folder of images in nnU-Net's naming, drawn below the objects.
+        pairs: "A:B" models to test; None tests each against the first.
+
+    Raises:
+        UserError: the folders do not fit together, or an image or mask that a picture needs is missing.
+    """
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"-o {file} is no HTML file: give a name that ends in .html")
+    if images is not None and not images.is_dir():
+        raise UserError(f"--images {images} is no folder: give the folder of the cases' images, such as imagesTs")
+    models = read_models(folders)
+    chosen = None if pairs is None else parse_pairs(pairs, [model.name for model in models])
+    page = report(models, compare(models, chosen), images)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(file) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path | None = None) -> str:
+    """The page as text; arguments as :func:`compare` takes and returns them."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = breakable
+    template = environment.from_string((files(__package__) / "report.html").read_text(encoding="utf-8"))
+    first, n = tables[0], len(models)
+    classes = len(tables) - 1 if len(tables) > 1 else 1
+    matching = models[0].summary["settings"]
+    return template.render(
+        title="Instance-level evaluation" if n == 1 else f"Instance-level comparison of {n} models",
+        subtitle=f"{_plural(len(first.cases), 'case')}, {_plural(classes, 'class')}, {_plural(n, 'model')}: "
+        + ", ".join(first.models),
+        summary=_summary(first),
+        warnings=_warnings(first),
+        tables=[table_rows(table) for table in tables],
+        resamples=2000,
+        rule=_rule(matching),
+        pairs=pair_rows(first.pairs),
+        pairs_of=first.label if len(tables) > 1 else "",
+        sections=_sections(models, tables, images),
+        settings=_settings(models, images),
+    )
+
+
+def choose_cases(table: Table) -> list[tuple[str, str]]:
+    """The best, median and worst case by the first model's F1, each case once; ties go to the higher Dice, then name.
+
+    Returns:
+        Pairs of a word and a case: three, or as many as there are cases with an F1.
+    """
+    f1, dice = table.values["f1"][0], np.nan_to_num(table.values["dice"][0])
+    known = [i for i in range(len(table.cases)) if not math.isnan(f1[i])]
+    order = sorted(known, key=lambda i: (-f1[i], -dice[i], table.cases[i]))
+    if not order:
+        return []
+    places = {"best": 0, "median": (len(order) - 1) // 2, "worst": len(order) - 1}
+    chosen: dict[int, str] = {}
+    for word, place in places.items():  # of two cases the median is the best
+        chosen.setdefault(order[place], word)
+    return [(word, table.cases[i]) for i, word in chosen.items()]
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def _summary(table: Table) -> str:
+    if len(table.models) == 1:
+        return "One model; give several evaluated folders to see ranks."
+    overall = table.mean_ranks["RA"]
+    order = np.argsort(overall, kind="stable")
+    return (
+        "Mean rank over all scores, best first: "
+        + ", ".join(f"{table.models[m]} {overall[m]:.2f}" for m in order if not math.isnan(overall[m]))
+        + "."
+    )
+
+
+def _warnings(table: Table) -> list[str]:
+    lines = []
+    for model, ratio, one in zip(table.models, table.mean["volume_ratio"], table.mean["f1_iou50"]):
+        if ratio > _SUSPECT[1] or ratio < _SUSPECT[0]:
+            lines.append(
+                f"{model} predicts {ratio:.2f} times the true volume; its F1 of one-to-one matches at IoU 0.5 is "
+                f"{number(one, 2)}. Scores by overlap alone do not show that."
+            )
+    return lines
+
+
+def _plural(n: int, word: str) -> str:
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}{'es' if word.endswith('s') else 's'}"
+
+
+def _rule(settings: dict[str, Any]) -> str:
+    rule = settings["match"]
+    return "overlap (any shared voxel)" if rule == "overlap" else f"{rule} of at least {settings['threshold']}"
+
+
+def _settings(models: Sequence[Evaluation], images: Path | None) -> list[tuple[str, str]]:
+    own = [model.summary["settings"] for model in models]
+    lines = [("matching rule", _rule(own[0])), ("size bins, mL", str(own[0]["bins_ml"]).strip("[]"))]
+    lines += [(f"predictions of {model.name}", of["predictions"]) for model, of in zip(models, own)]
+    lines.append(("ground truth", own[0]["ground_truth"]))
+    if own[0]["instances"]:
+        lines.append(("instance maps", str(own[0]["instances"])))
+    if images is not None:
+        lines.append(("images", str(images)))
+    lines.append(("nnunet-instance-trainers", own[0]["version"]))
+    return lines
+
+
+# --- pictures ----------------------------------------------------------------------------------------------
+
+
+def _sections(models: Sequence[Evaluation], tables: Sequence[Table], images: Path | None) -> list[dict[str, Any]]:
+    beside = pictures.notes(tables[0])
+    bins, counts = pictures.count_sizes(models)
+    sections = [
+        {
+            "title": "Found, missed and false objects by size",
+            "text": "All cases and classes together. Above a bar: found of all instances (their share from 1,000 on), "
+            "and false components after the plus. Instances stand in the bin of their own volume, false components in "
+            "that of theirs.",
+            "pictures": [_item(pictures.objects_by_size(bins, counts, beside))],
+        },
+        {
+            "title": "Sensitivity against size",
+            "text": "Found instances over all instances, all cases and classes together, with 95 % intervals.",
+            "pictures": [_item(pictures.sensitivity_by_size(bins, counts, beside))],
+        },
+    ]
+    labels = list(dict.fromkeys(row["class"] for model in models for row in model.froc))
+    curves = [(label, pictures.froc(models, label, beside)) for label in labels]
+    curves = [_item(one, f"class {label}" if len(labels) > 1 else "") for label, one in curves if one]
+    if curves:
+        sections.append(
+            {
+                "title": "FROC",
+                "text": "Sensitivity against false positives per image as the threshold falls; markers at 1/8 to 8.",
+                "pictures": curves,
+            }
+        )
+    sections.append(
+        {
+            "title": "Dice against F1, case by case",
+            "text": "One mark per case; dashed lines are the medians.",
+            "pictures": [_item(pictures.dice_against_f1(tables[0], beside))],
+        }
+    )
+    chosen = choose_cases(tables[0])
+    if chosen:
+        sections.append(_case_section(models, tables[0], chosen, images))
+    return sections
+
+
+def _case_section(
+    models: Sequence[Evaluation], table: Table, chosen: Sequence[tuple[str, str]], images: Path | None
+) -> dict[str, Any]:
+    items = []
+    for word, case in chosen:
+        n = table.cases.index(case)
+        loader = CaseLoader(models, case)
+        picture = pictures.case_picture(
+            case, loader.views(), loader.image(images), loader.spacing, _scores(models, table, n)
+        )
+        items.append(_item(picture, f"{word.capitalize()}: {case}"))
+    ground = "on the image" if images is not None else "without the image (--images adds it)"
+    return {
+        "title": "Cases: " + ", ".join(word for word, _ in chosen),
+        "text": f"Chosen by the F1 of {table.models[0]}; ties go to the higher Dice. Components that hit are green, "
+        f"missed instances blue with a circle, false components red with a cross, {ground}. Volumes are seen in "
+        "maximum-intensity projections, where false covers missed, and missed covers found.",
+        "pictures": items,
+    }
+
+
+def _scores(models: Sequence[Evaluation], table: Table, n: int) -> dict[str, tuple[str, str]]:
+    """The scores of case n in two phrases, overlap scores with what must stand beside them."""
+    words = {}
+    for m, model in enumerate(models):
+        own = {name: table.values[name][m, n] for name in ("f1", "f1_iou50", "volume_ratio", "dice")}
+        words[model.name] = (
+            f"F1 {number(own['f1'], 2)}, F1 at IoU 0.5 {number(own['f1_iou50'], 2)}",
+            f"volume ratio {number(own['volume_ratio'], 2)}, Dice {number(own['dice'], 2)}",
+        )
+    return words
+
+
+def _item(picture: pictures.Picture, heading: str = "", caption: str = "") -> dict[str, Any]:
+    return {"picture": picture, "heading": heading, "caption": caption}
