@@ -91,6 +91,7 @@ def evaluate(
             results[case] = result
             bar.update()
     evaluation = _collect(output.resolve().name, job, {case: results[case] for case in cases})
+    evaluation.summary["settings"]["dataset_json"] = str(file.resolve())
     write_evaluation(output, evaluation)
     return evaluation
 

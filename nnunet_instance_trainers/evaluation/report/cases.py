@@ -14,7 +14,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunet_instance_trainers.data.reading import read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.files import Evaluation
-from nnunet_instance_trainers.evaluation.projections import CaseView, view
+from nnunet_instance_trainers.evaluation.report.projections import CaseView, view
 from nnunet_instance_trainers.evaluation.scores import Rule, detect
 from nnunet_instance_trainers.instances import label_components
 
@@ -40,7 +40,7 @@ class CaseLoader:
         self.settings = {model.name: model.summary["settings"] for model in models}
         self.folder = Path(self.settings[models[0].name]["ground_truth"])
         self.ending = _ending(models[0], case)
-        self.dataset = _dataset_json([Path(own["predictions"]) for own in self.settings.values()], self.folder)
+        self.dataset = _dataset(Path(self.settings[models[0].name]["dataset_json"]))
         self.reference, geometry = self._read(self.folder)
         self.order, self.flips = _orientation(geometry)
         spacing = [float(geometry["spacing"][axis]) for axis in self.order]
@@ -73,7 +73,7 @@ class CaseLoader:
         settings = self.settings[model.name]
         prediction, _ = self._read(Path(settings["predictions"]))
         annotated = None if settings["instances"] is None else self._read(Path(settings["instances"]))[0]
-        ignored = self.dataset.get("labels", {}).get("ignore")
+        ignored = self.dataset["labels"].get("ignore")
         valid = self.reference != ignored if ignored is not None else None
         rule = Rule(settings["match"], settings["threshold"])
         detections = []
@@ -120,14 +120,13 @@ def _ending(model: Evaluation, case: str) -> str:
     return file[len(case) :]
 
 
-def _dataset_json(predictions: Sequence[Path], ground_truth: Path) -> dict[str, Any]:
-    """The dataset.json where ``evaluate`` looks for it; empty if it was given by hand."""
-    for folder in (*predictions, ground_truth, ground_truth.parent):
-        try:
-            return json.loads((folder / "dataset.json").read_text())
-        except (OSError, ValueError):
-            continue
-    return {}
+def _dataset(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"cannot read {file}, which the evaluation used: put it back, or run 'evaluate' again"
+        ) from None
 
 
 def _orientation(geometry: dict[str, Any]) -> tuple[list[int], list[int]]:

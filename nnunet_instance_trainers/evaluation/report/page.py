@@ -13,12 +13,12 @@ from jinja2 import Environment, StrictUndefined
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation import pictures
-from nnunet_instance_trainers.evaluation.caseviews import CaseLoader
 from nnunet_instance_trainers.evaluation.comparison import Table, compare
 from nnunet_instance_trainers.evaluation.files import Evaluation
 from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
-from nnunet_instance_trainers.evaluation.report_tables import breakable, number, pair_rows, table_rows
+from nnunet_instance_trainers.evaluation.report import pictures
+from nnunet_instance_trainers.evaluation.report.cases import CaseLoader
+from nnunet_instance_trainers.evaluation.report.tables import breakable, number, pair_rows, table_rows
 
 __all__ = ["choose_cases", "report", "write_report"]
 
@@ -55,7 +55,7 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
     """The page as text; arguments as :func:`compare` takes and returns them."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = breakable
-    template = environment.from_string((files(__package__) / "report.html").read_text(encoding="utf-8"))
+    template = environment.from_string((files(__package__) / "template.html").read_text(encoding="utf-8"))
     first, n = tables[0], len(models)
     classes = len(tables) - 1 if len(tables) > 1 else 1
     matching = models[0].summary["settings"]

@@ -9,8 +9,8 @@ from evaluated import evaluate_masks, write_masks
 from geometry import Box, paint
 
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.caseviews import CaseLoader
 from nnunet_instance_trainers.evaluation.models import read_models
+from nnunet_instance_trainers.evaluation.report.cases import CaseLoader
 
 SHAPE = (8, 10, 12)
 FOUND, MISSED, FALSE = Box((1, 1, 1), (3, 4, 5)), Box((5, 6, 7), (7, 9, 10)), Box((1, 6, 1), (2, 9, 4))

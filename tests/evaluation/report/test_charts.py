@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from nnunet_instance_trainers.evaluation import charts
-from nnunet_instance_trainers.evaluation.charts import STATES, SizeCounts
+from nnunet_instance_trainers.evaluation.report import charts
+from nnunet_instance_trainers.evaluation.report.charts import STATES, SizeCounts
 
 BINS = ["<0.1", "0.1-1", ">=1"]
 NAN = float("nan")

@@ -7,8 +7,8 @@ import pytest
 from geometry import Box, paint
 from matplotlib.colors import to_rgb
 
-from nnunet_instance_trainers.evaluation.charts import STATES
-from nnunet_instance_trainers.evaluation.projections import CaseView, draw_case, view
+from nnunet_instance_trainers.evaluation.report.charts import STATES
+from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case, view
 from nnunet_instance_trainers.evaluation.scores import detect
 
 SHAPE = (8, 10, 12)

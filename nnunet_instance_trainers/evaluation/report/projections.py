@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation.charts import STATES, panel_columns
+from nnunet_instance_trainers.evaluation.report.charts import STATES, panel_columns
 from nnunet_instance_trainers.evaluation.scores import Detection
 
 __all__ = ["CaseView", "draw_case", "view"]
