@@ -263,7 +263,7 @@ def table(rows: list[dict[str, str]], dataset: str) -> str:
     scores: dict[str, list[Counts]] = {}
     for row in rows:
         if row["dataset"] == dataset:
-            counts = Counts(**{name: int(row[name]) for name in asdict(Counts())})
+            counts = Counts(**{name: type(zero)(row[name]) for name, zero in asdict(Counts()).items()})
             scores.setdefault(row["loss"], []).append(counts)
     lines = [
         f"### {dataset.capitalize()}",

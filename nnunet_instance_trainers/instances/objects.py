@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances.voxels import blocks, gather, integers, positions, sum_type, total
+from nnunet_instance_trainers.instances.voxels import blocks, count, gather, integers, positions, sum_type, total
 
 __all__ = ["Objects"]
 
@@ -71,6 +71,7 @@ class Objects:
 
     def _list(self, shape: torch.Size, valid: Tensor | None, voxel: Tensor, ids: Tensor) -> None:
         self.shape, self.voxel, self._valid = shape, voxel, valid
+        ids = ids.long() if ids.is_floating_point() else ids  # as MONAI loads label maps
         n_ids = int(ids.max()) + 1 if len(ids) else 1
         key = blocks(voxel, shape[0], prod(shape[1:])).to(integers(shape[0] * n_ids)) * n_ids + ids
         if n_ids > len(ids) + 1:  # too sparse for a dense vector per sample
@@ -107,12 +108,12 @@ class Objects:
         """(B,) objects in each sample."""
         return torch.bincount(self.sample, minlength=self.shape[0])
 
-    @property
+    @cached_property
     def valid_size(self) -> Tensor:
         """(B,) voxels of each sample that are not ignored."""
         if self._valid is None:
             return torch.full((self.shape[0],), self.shape[1:].numel(), device=self.voxel.device)
-        return self._valid.flatten(1).sum(1)
+        return count(self._valid)
 
     @property
     def background_size(self) -> Tensor:

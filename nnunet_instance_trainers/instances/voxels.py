@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["blocks", "count", "gather", "gather_with_total", "positions", "sum_type", "total"]
+__all__ = ["blocks", "count", "gather", "gather_with_total", "integers", "positions", "sum_type", "total"]
 
 
 def sum_type(values: Tensor) -> torch.dtype:
@@ -92,7 +92,7 @@ class _Read(Function):
         ctx.save_for_backward(voxel)
         ctx.like, ctx.starts = (values.shape, values.dtype, values.device), [c * n_voxels for c in channels]
         ctx.set_materialize_grads(False)
-        flat, gathered = values.reshape(-1), values.new_empty(len(channels), len(voxel))
+        flat, gathered = values.reshape(-1), values.new_empty((len(channels), len(voxel)))
         for start, of_channel in zip(ctx.starts, gathered):
             torch.index_select(flat, 0, voxel + start if start else voxel, out=of_channel)
         return gathered, _sum(values) if with_total else None

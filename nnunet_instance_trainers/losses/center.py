@@ -79,8 +79,8 @@ def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_w
     high = torch.minimum(centres + margin + 1, torch.tensor(shape[1:], device=centres.device))
     on = count_around(target, components.sample, centres, reach)
     off = (high - low).prod(1) - on
-    # A component's mean p is at least the threshold: its logarithm needs no logits.
-    confirmed = (c.component_mass / components.size).clamp(min=1e-6).log()
+    # What was labelled is predicted, so its mean p is far from 0 and its logarithm needs no logits.
+    confirmed = (c.component_mass / components.size + 1e-12).log()
     right = _carried(components, on, shared, confirmed, surrogate_weight)
     wrong = _carried(components, off, drawn - shared, -c.log_component_complement, surrogate_weight)
     dice = Dice()(right, wrong, wanted, wanted)

@@ -131,7 +131,8 @@ class Comparison:
     def _whole(self, objects: Objects) -> Tensor:
         if self.valid is None:
             return torch.ones_like(objects.size, dtype=torch.bool)
-        return objects.sums(self._beside_ignored.to(self.dtype)) == 0
+        touched = self._beside_ignored.reshape(-1).index_select(0, objects.voxel)
+        return torch.bincount(objects.member[touched], minlength=len(objects)) == 0
 
     @cached_property
     def log_instance_mean(self) -> Tensor:
@@ -170,5 +171,6 @@ class _LogMeanSigmoid(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         p, sums = ctx.saved_tensors
-        of_logits = (gradient / sums).to(p.dtype).index_select(0, ctx.objects.member)
-        return of_logits.mul_(p).mul_(1 - p), None
+        member = ctx.objects.member
+        share = (p / sums.index_select(0, member)).to(p.dtype)  # first, since 1 / sums may be beyond float32
+        return share.mul_(1 - p).mul_(gradient.to(p.dtype).index_select(0, member)), None

@@ -19,6 +19,13 @@ def _widen(value: object) -> object:
     return value.float() if half else value  # type: ignore[attr-defined]
 
 
+def _autocasts(device: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device)
+    except TypeError:  # before torch 2.4 it takes no argument and means CUDA
+        return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+
+
 def in_full_precision(function: Function) -> Function:
     """Decorate a function so that half-precision tensors become float32 and autocast is off inside.
 
@@ -31,7 +38,7 @@ def in_full_precision(function: Function) -> Function:
         args = tuple(_widen(a) for a in args)
         kwargs = {name: _widen(value) for name, value in kwargs.items()}
         device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
-        if torch.is_autocast_enabled(device):
+        if _autocasts(device):
             with torch.autocast(device, enabled=False):
                 return function(*args, **kwargs)
         return function(*args, **kwargs)

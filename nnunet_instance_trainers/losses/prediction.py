@@ -103,11 +103,14 @@ class Sigmoid(Prediction):
 
 
 class BinarySoftmax(Prediction):
-    """The foreground of logits (B, 2, *S): the sigmoid of the difference of both channels, at half a softmax's cost."""
+    """The foreground of logits (B, 2, *S): the sigmoid of the difference of both channels, at half a softmax's cost.
 
-    def __init__(self, output: Tensor) -> None:
+    Predicted is where it wins, as nnU-Net has it; by threshold a tie is foreground too.
+    """
+
+    def __init__(self, output: Tensor, *, by_threshold: bool = False) -> None:
         self.shape, self.dtype = output[:, 0].shape, output.dtype
-        self._output = output
+        self._output, self._by_threshold = output, by_threshold
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -115,7 +118,8 @@ class BinarySoftmax(Prediction):
 
     @property
     def foreground(self) -> Tensor:
-        return self._output[:, 1].detach() >= self._output[:, 0].detach()
+        background, foreground = self._output.detach().unbind(1)
+        return foreground >= background if self._by_threshold else foreground > background
 
     def at(self, voxel: Tensor) -> tuple[Tensor, Tensor]:
         background, foreground = gather(self._output, voxel, (0, 1))

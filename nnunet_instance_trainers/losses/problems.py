@@ -30,7 +30,7 @@ class ClassProblems:
         from_logits: False where the output already holds probabilities.
         components_from: ``"argmax"`` takes as predicted what wins the softmax, ``"threshold"`` what has a
             probability of at least 0.5; None is argmax for labels, as nnU-Net predicts, and threshold for
-            regions. For two classes both agree.
+            regions. For two classes both agree but for ties.
 
     Raises:
         ValueError: an unknown option, or shapes that do not belong together.
@@ -76,9 +76,10 @@ class ClassProblems:
         if self.regions:
             make = Sigmoid if self.from_logits else lambda output, channel: Probabilities(output[:, channel])
             return [make(output, channel) for channel in channels]
+        by_threshold = self.components_from == "threshold"
         if output.shape[1] == 2 and self.from_logits:
-            return [BinarySoftmax(output)]
-        softmax, by_threshold = Softmax(output, self.from_logits), self.components_from == "threshold"
+            return [BinarySoftmax(output, by_threshold=by_threshold)]
+        softmax = Softmax(output, self.from_logits)
         return [SoftmaxChannel(softmax, channel, by_threshold=by_threshold) for channel in channels]
 
     def _check(self, output: Tensor, target: Tensor, instances: Tensor | None) -> None:

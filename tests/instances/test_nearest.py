@@ -84,7 +84,7 @@ def test_distances_by_hand() -> None:
 @pytest.mark.parametrize("all_pairs", [2_000_000, 9_000_000])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory in kB")
 def test_many_boxes_need_little_memory(all_pairs: int) -> None:
-    """3000 x 3000 boxes stay below 300 MB; all pairs at once would take several temporaries of 36 MB per axis."""
+    """3000 x 3000 boxes stay below 200 MB; all pairs at once would take several temporaries of 36 MB per axis."""
     code = f"""
 import resource, torch
 from nnunet_instance_trainers.instances import nearest

@@ -72,7 +72,7 @@ def test_voxels_and_members_give_the_masks_back(shape: tuple[int, ...], masked: 
     objects = Objects(ids, valid=valid)
     for i, mask in enumerate(regions(ids, valid).values()):
         assert objects.voxel[objects.member == i].tolist() == mask.flatten().nonzero().squeeze(1).tolist()
-    assert torch.equal(objects.voxel, objects.voxel.sort().values)  # the table finds shared voxels by bisection
+    assert torch.equal(objects.voxel, objects.voxel.sort().values)  # reading and cutting into lines need the order
 
 
 @on_every_case

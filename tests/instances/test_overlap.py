@@ -131,3 +131,11 @@ def test_shapes_that_differ_are_refused(name: str) -> None:
     ids, other = torch.zeros(1, 4, 5, dtype=torch.int64), torch.zeros(1, 5, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"must have the shape of \w+, \(1, 4, 5\), got \(1, 5, 4\)"):
         OverlapTable(ids, **{"components": ids, name: other})
+
+
+def test_a_large_overlap_costs_no_precision() -> None:
+    """A million voxels of 0.1 in float32: a running sum in that format is wrong by per cents."""
+    ids = torch.ones(1, 1000, 1000, dtype=torch.int32)
+    table = OverlapTable(ids, ids)
+    assert table.sums(torch.full(ids.shape, 0.1)).item() == pytest.approx(1e5, rel=1e-6)
+    assert table.sums(torch.ones(1, 1000, 1000)).dtype == torch.float64

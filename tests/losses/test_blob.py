@@ -10,6 +10,7 @@ from geometry import SHAPES, Box, Disc, paint, random_labels, random_mask, rando
 from losses.plain import CRITERIA, assert_same, with_gradient
 from torch import Tensor
 
+from nnunet_instance_trainers.losses import precision
 from nnunet_instance_trainers.losses.criteria import ASL, Criterion, Dice, Tversky
 from nnunet_instance_trainers.losses.functional import blob_loss, pixel_loss
 
@@ -217,6 +218,15 @@ def test_autocast_is_off_inside(loss) -> None:  # type: ignore[no-untyped-def]
     assert seen == [(False, torch.float32)] * 2
     assert [value.dtype for value in values] == [torch.float32] * 2
     assert torch.equal(values[0], loss(p, ids))
+
+
+@pytest.mark.filterwarnings("ignore:torch.is_autocast_cpu_enabled")
+def test_autocast_is_found_by_torch_before_2_4_too(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """There is_autocast_enabled takes no argument and means CUDA."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), monkeypatch.context() as old:
+        old.setattr(torch, "is_autocast_enabled", lambda: False)
+        assert precision._autocasts("cpu") and not precision._autocasts("cuda")
+    assert not precision._autocasts("cpu")
 
 
 @pytest.mark.parametrize("size", [10**4, 10**5, 10**6])

@@ -103,6 +103,16 @@ def test_far_beyond_saturation_the_log_means_stay_finite_and_keep_their_gradient
     assert up.sum().item() == pytest.approx(1) and down.sum().item() == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**24])
+def test_the_gradient_of_log_means_survives_the_scale_of_mixed_precision(scale: float) -> None:
+    """A GradScaler starts at 2^16; 1 / sum of the tiniest probabilities is beyond float32 with it."""
+    ids = torch.tensor([[1, 2, 2]])
+    z = torch.tensor([[-90.0, -85, -100]], requires_grad=True)
+    c = Comparison(Probabilities(z.sigmoid(), logits=z), ids, components=ids)
+    (gradient,) = torch.autograd.grad(scale * c.log_instance_mean.sum(), z)
+    assert gradient.isfinite().all() and gradient.sum().item() == pytest.approx(2 * scale)
+
+
 def test_nothing_is_computed_before_it_is_asked_for_nor_twice(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     calls: list[str] = []
 

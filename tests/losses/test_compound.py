@@ -188,3 +188,37 @@ def test_a_missing_weight_is_an_error() -> None:
     loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0}, problems=PROBABILITIES)
     with pytest.raises(KeyError, match="a"):
         loss(*[image(0, 0)] * 3)
+
+
+def test_terms_are_computed_before_the_pixel_loss() -> None:
+    """So that the backward pass, which goes the other way, frees the images of the one before it makes the other's."""
+    calls: list[str] = []
+
+    class Noting(Sum):
+        def average(self, c: comparison.Comparison) -> Average:
+            calls.append("term")
+            return super().average(c)
+
+    def pixel(output: Tensor, target: Tensor) -> Tensor:
+        calls.append("pixel")
+        return output.sum()
+
+    loss = CompoundLoss(pixel, {"a": Noting(1.0)}, {"pixel": 1.0, "a": 1.0}, problems=PROBABILITIES)
+    x = image(3, 4)
+    loss(x, x - 1, x)
+    assert calls == ["term", "pixel"]
+    assert list(loss.values) == ["pixel", "a"]
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_monai_s_tensors_and_float_label_maps_are_taken(name: str) -> None:
+    data = pytest.importorskip("monai.data", reason="MONAI is not installed")
+    z, ids = scene((9, 8, 7), seed=61)
+    output, labels = torch.stack((-z, z), 1).float(), (ids > 0)[:, None].long()
+    term = make_term(name, SETTINGS)
+    expected = term(output, labels, instances=ids[:, None])
+    wrapped = data.MetaTensor(output).requires_grad_()
+    value = term(wrapped, data.MetaTensor(labels.float()), instances=data.MetaTensor(ids[:, None].float()))
+    value.backward()
+    torch.testing.assert_close(torch.as_tensor(value), expected)
+    assert wrapped.grad.abs().sum() > 0

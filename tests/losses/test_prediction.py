@@ -82,15 +82,19 @@ def test_foreground_is_what_nnunet_would_predict() -> None:
         assert torch.equal(Sigmoid(output, channel).foreground, output[:, channel].sigmoid() >= 0.5)
     assert torch.equal(BinarySoftmax(output[:, :2]).foreground, output[:, :2].argmax(1) == 1)
     tie = torch.zeros(1, 2, 3)
-    assert BinarySoftmax(tie).foreground.all() and Sigmoid(tie, 0).foreground.all()
+    assert not BinarySoftmax(tie).foreground.any(), "nnU-Net's argmax takes the first of equals"
+    assert BinarySoftmax(tie, by_threshold=True).foreground.all() and Sigmoid(tie, 0).foreground.all()
+    assert SoftmaxChannel(Softmax(tie, True), 1, by_threshold=True).foreground.all()
     assert Probabilities(torch.tensor([[0.3, 0.29]]), threshold=0.3).foreground.tolist() == [[True, False]]
 
 
 def test_all_classes_share_one_softmax() -> None:
     softmax = Softmax(logits(4), True)
-    channels = [SoftmaxChannel(softmax, channel) for channel in (1, 2)]
-    storages = {channel.probabilities.untyped_storage().data_ptr() for channel in channels}
-    assert len(storages) == 1
+    images = [SoftmaxChannel(softmax, channel).probabilities for channel in (1, 2)]
+    assert images[0].untyped_storage().data_ptr() == images[1].untyped_storage().data_ptr()
+    assert softmax.winner is softmax.winner
+    binary = BinarySoftmax(logits(2))
+    assert binary.probabilities is binary.probabilities
 
 
 def test_shapes_that_differ_are_refused() -> None:
