@@ -94,6 +94,7 @@ class LossRecord:
         axes.set(xlabel="epoch", ylabel="mean before weighing", title="parts of the loss")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        if axes.lines:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         with write_atomically(self._table.file.with_suffix(".png")) as temporary:
             figure.savefig(temporary, dpi=100)
