@@ -19,7 +19,7 @@ from nnunet_instance_trainers.instances.matching import match_one_to_one
 
 __all__ = ["MATCHES", "OVERLAP", "Detection", "Outcome", "Pairs", "Rule", "detect"]
 
-O = TypeVar("O", bound="Outcome")
+AnyOutcome = TypeVar("AnyOutcome", bound="Outcome")
 
 MATCHES = ("overlap", "iou", "dice")
 
@@ -113,7 +113,7 @@ class Outcome:
     shared_voxels: int
 
     @classmethod
-    def of(cls: type[O], pairs: Pairs, rule: Rule, **others: Any) -> O:
+    def of(cls: type[AnyOutcome], pairs: Pairs, rule: Rule, **others: Any) -> AnyOutcome:
         """Match the pairs under a rule; ``others`` are the remaining attributes."""
         iou50 = pairs.match("iou", 0.5)
         overlap = rule.match == "overlap"

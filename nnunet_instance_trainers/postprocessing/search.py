@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import chain, combinations, product
+from itertools import chain, combinations, pairwise, product
 
 import numpy as np
 
@@ -281,7 +281,7 @@ class _Search:
             edges = (*choice.edges_ml[:b], edge, *choice.edges_ml[b:])
             for halves in ((m, choice.sources[b]), (choice.sources[b], m)):
                 sources = (*choice.sources[:b], *halves, *choice.sources[b + 1 :])
-                if all(x != y for x, y in zip(sources, sources[1:])):
+                if all(x != y for x, y in pairwise(sources)):
                     yield replace(choice, sources=sources, edges_ml=edges)
 
     def _refined(self, c: int, choice: Choice, parts: tuple[str, ...], chosen: np.ndarray) -> Choice:

@@ -19,7 +19,7 @@ GROUPS = np.arange(N_CASES) % 5
 
 
 def lists_of(voxels: np.ndarray, real: np.ndarray, seen: np.ndarray, peak: np.ndarray | None = None) -> ObjectLists:
-    """Objects of some sizes, each the same voxels wherever it is: in the target, real (N,), and by sources, seen (N, S)."""
+    """Objects of some sizes, each the same voxels wherever it is: in the target (N,), and by sources (N, S)."""
     node = np.where(seen, np.cumsum(seen.ravel()).reshape(seen.shape) - 1, -1)
     row, source = np.nonzero(seen)
     pairs = [(a, b) for nodes in node for i, a in enumerate(nodes) for b in nodes[i + 1 :] if a >= 0 and b >= 0]
