@@ -1,1 +1,1 @@
-"""Volume-based ensembling: the pure functions, the same over folders, and the fit."""
+"""Predictions of several models made into one: each size of object from the model that is best at it."""
