@@ -76,18 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("-i", required=True, type=Path, metavar="PRED", help="folder of predictions")
     evaluate.add_argument("-g", required=True, type=Path, metavar="GT", help="folder of ground truth, such as labelsTs")
     evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
-    evaluate.add_argument(
-        "--instances", type=Path, metavar="DIR", help="annotators' instance maps, so that touching objects stay apart"
-    )
-    evaluate.add_argument(
-        "--match",
-        default="overlap",
-        choices=["overlap", "iou", "dice"],
-        help="an instance is found by any shared voxel, or one-to-one by IoU or Dice (default: overlap)",
-    )
-    evaluate.add_argument(
-        "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
-    )
+    _add_matching(evaluate)
     evaluate.add_argument(
         "--bins",
         type=float,
@@ -106,13 +95,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
     evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
-    evaluate.add_argument(
-        "-np",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        metavar="N",
-        help="worker processes (default: %(default)s)",
+
+    fitting = add(
+        "fit-ensemble", _fit_ensemble, "choose bins of size and a model for each from cross-validation, or one model"
     )
+    fitting.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    fitting.add_argument("-c", required=True, metavar="CONFIGURATION", help="such as 3d_fullres")
+    fitting.add_argument(
+        "-f", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="folds (default: 0 1 2 3 4)"
+    )
+    fitting.add_argument("--trainers", required=True, nargs="+", metavar="TRAINER", help="names of trainer classes")
+    fitting.add_argument("-o", required=True, type=Path, metavar="FILE", help="file for 'ensemble --config', .json")
+    fitting.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
+    fitting.add_argument(
+        "--score",
+        default="f1",
+        metavar="SCORE",
+        help="what to maximise: f1, f1_dice (their mean), f1_iou50, pq_iou, pq_dice, rq, sensitivity, precision, "
+        "lesion_dice or dice (default: f1)",
+    )
+    fitting.add_argument("--max-bins", type=int, default=3, metavar="N", help="most bins of a class (default: 3)")
+    _add_matching(fitting)
 
     demo = add("demo", _demo, "train, predict and compare on real images, in minutes on a CPU")
     demo.add_argument("-o", type=Path, default=Path("demo"), metavar="FOLDER", help="where to work (default: demo)")
@@ -121,6 +124,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("-device", default="cpu", choices=["cpu", "cuda", "mps"], help="default: cpu")
     return parser
+
+
+def _add_matching(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--instances", type=Path, metavar="DIR", help="annotators' instance maps, so that touching objects stay apart"
+    )
+    command.add_argument(
+        "--match",
+        default="overlap",
+        choices=["overlap", "iou", "dice"],
+        help="an instance is found by any shared voxel, or one-to-one by IoU or Dice (default: overlap)",
+    )
+    command.add_argument(
+        "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
+    )
+    command.add_argument(
+        "-np",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="worker processes (default: %(default)s)",
+    )
 
 
 def _path(_: argparse.Namespace) -> None:
@@ -253,8 +278,7 @@ def _precompute(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.np < 1:
         raise UserError(f"-np must be at least 1, got {arguments.np}")
-    if not 0 < arguments.threshold <= 1:
-        raise UserError(f"--threshold must be above 0 and at most 1, got {arguments.threshold:g}")
+    _check_threshold(arguments.threshold)
     if arguments.froc is not None and not 0 < arguments.froc < 1:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
     bins = arguments.bins
@@ -276,6 +300,49 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         n_processes=arguments.np,
     )
     print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold <= 1:
+        raise UserError(f"--threshold must be above 0 and at most 1, got {threshold:g}")
+
+
+def _fit_ensemble(arguments: argparse.Namespace) -> None:
+    if arguments.np < 1:
+        raise UserError(f"-np must be at least 1, got {arguments.np}")
+    if arguments.max_bins < 1:
+        raise UserError(f"--max-bins must be at least 1, got {arguments.max_bins}")
+    _check_threshold(arguments.threshold)
+    for flag, values in (("--trainers", arguments.trainers), ("-f", arguments.f)):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(f"{flag} has {twice} twice: give each once")
+    if not os.environ.get("nnUNet_results"):
+        raise UserError(
+            "the environment variable nnUNet_results is not set: point it to nnU-Net's folder of trained models"
+        )
+    dataset = _dataset_name(arguments.d)
+    _plans_file(dataset, arguments.p)
+    from nnunet_instance_trainers.evaluation.scores import Rule
+    from nnunet_instance_trainers.postprocessing.fit import Models, fit_ensemble
+    from nnunet_instance_trainers.postprocessing.fit_report import commands, draw_sizes, format_fit
+    from nnunet_instance_trainers.postprocessing.search import SCORES_TO_FIT
+
+    if arguments.score not in SCORES_TO_FIT:
+        raise UserError(f"--score must be one of {', '.join(SCORES_TO_FIT)}, got {arguments.score!r}")
+    fitted = fit_ensemble(
+        Models(dataset, arguments.c, arguments.p, tuple(arguments.trainers), tuple(arguments.f)),
+        arguments.o,
+        instances=arguments.instances,
+        rule=Rule(arguments.match, arguments.threshold),
+        score=arguments.score,
+        max_bins=arguments.max_bins,
+        n_processes=arguments.np,
+    )
+    figure = arguments.o.with_suffix(".png")
+    draw_sizes(fitted, figure)
+    print(f"\n{format_fit(fitted)}\n\nwrote {arguments.o} and {figure}; for new images:\n")
+    print("\n".join(commands(fitted.models, fitted.plan, arguments.o)))
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -135,6 +135,7 @@ class Fit:
         models: estimates of the plain models.
         procedures: estimates of every combination of parts, by those.
         whole: estimate of everything that was done here, the choice of parts included.
+        held_out: the plan of each case that was fitted without its group, which ``whole`` comes from.
     """
 
     plan: Plan
@@ -142,6 +143,7 @@ class Fit:
     models: list[Estimate]
     procedures: dict[tuple[str, ...], Estimate]
     whole: Estimate
+    held_out: list[Plan]
 
 
 def size_edges(volumes_ml: np.ndarray, *, steps: int = 20, always: Sequence[float] = (0.05,)) -> tuple[float, ...]:
@@ -190,11 +192,11 @@ def fit(
     search = _Search(table, space)
     bootstrap = _Bootstrap(table, groups, level, samples, seed)
     everything = np.ones(len(groups), bool)
-    nested = np.zeros(table.plan_counts(_single(table, 0)).shape)
-    for group in progress(np.unique(groups)):
-        rest = groups != group
-        parts, _ = _decide(search, bootstrap, rest)
-        nested[~rest] = table.plan_counts(search.choose(parts, rest))[~rest]
+    plans: dict[int, Plan] = {}
+    for group in progress(np.unique(groups).tolist()):
+        parts, _ = _decide(search, bootstrap, groups != group)
+        plans[group] = search.choose(parts, groups != group)
+    held_out = [plans[group] for group in groups.tolist()]
     parts, rows = _decide(search, bootstrap, everything)
     single = rows[()]
     return Fit(
@@ -202,7 +204,10 @@ def fit(
         parts=parts,
         models=[bootstrap.estimate(name, table.plan_counts(_single(table, m)), single) for m, name in enumerate(names)],
         procedures={key: bootstrap.estimate(" + ".join(key), value, single) for key, value in rows.items()},
-        whole=bootstrap.estimate("this fit", nested, single),
+        whole=bootstrap.estimate(
+            "this fit", np.stack([table.plan_counts(plan)[i] for i, plan in enumerate(held_out)]), single
+        ),
+        held_out=held_out,
     )
 
 

@@ -10,6 +10,7 @@ from geometry import SHAPES, random_labels
 
 from nnunet_instance_trainers.evaluation.scores import Rule, detect
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.postprocessing.functional import ensemble_by_volume
 from nnunet_instance_trainers.postprocessing.objects import Choice, ObjectLists, count_choice, list_objects
 
 VOXEL_ML = 0.25
@@ -50,6 +51,28 @@ def test_lists_count_what_the_image_counts(shape: tuple[int, ...], rule: Rule, c
         got = count_choice(list_objects(target, masks, voxel_ml=VOXEL_ML), choice, rule)
         expected = detect(target, merged(masks, choice), rule=rule, voxel_ml=VOXEL_ML).counts
         assert got.scores() == pytest.approx(expected.scores(), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice((0, 1), (2.0,)), Choice((2, 0, 1), (1.5, 6.0)), Choice((0, 1, 0), (1.5, 6.0))]
+)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lists_rescue_what_the_images_rescue(shape: tuple[int, ...], choice: Choice) -> None:
+    differing = 0
+    for seed in range(30):
+        target, (first, *_) = drawn(shape, seed)
+        shifted = [first, *(np.roll(first, k, axis=1) | (boxes(shape, 1, 900 + seed + k) > 0) for k in (1, -1))]
+        members = [(shifted[source], (low, high)) for source, low, high in choice.ranges()]
+        lists = list_objects(target, shifted, voxel_ml=VOXEL_ML)
+        spacing = (1000 * VOXEL_ML, *(1,) * (len(shape) - 1))
+        found = []
+        for rescue in (True, False):
+            image, _ = ensemble_by_volume(members, spacing, rescue=rescue)
+            got = count_choice(lists, replace(choice, rescue=rescue))
+            assert got == detect(target, image, voxel_ml=VOXEL_ML).counts
+            found.append(got.components)
+        differing += found[0] != found[1]
+    assert differing > 2
 
 
 def test_objects_of_two_sources_that_only_touch_are_one() -> None:

@@ -1,0 +1,354 @@
+"""An ensemble fitted to cross-validation predictions in nnU-Net's folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.data.workers import over_cases
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation.cases import (
+    Job,
+    _box,
+    _check_grid,
+    _read,
+    _read_instances,
+    _read_probabilities,
+    _voxel_ml,
+)
+from nnunet_instance_trainers.evaluation.folders import _labels, _names, _reader
+from nnunet_instance_trainers.evaluation.scores import OVERLAP, Rule
+from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.postprocessing.objects import ObjectLists, list_objects
+from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan, Member
+from nnunet_instance_trainers.postprocessing.search import Estimate, Fit, Plan, Space, Table, fit, size_edges
+
+__all__ = ["Models", "fit_ensemble"]
+
+LOWS = (0.2, 0.35, 0.5)
+"""Candidates for the lower threshold of hysteresis."""
+
+PEAKS = (0.5, 0.7, 0.8, 0.9, 0.95)
+"""Candidates for the probability that a peak must exceed."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Trained models of one dataset and configuration.
+
+    Attributes:
+        dataset: its full name.
+        configuration, plans: names of nnU-Net's.
+        trainers: their class names.
+        folds: of the cross-validation.
+    """
+
+    dataset: str
+    configuration: str
+    plans: str
+    trainers: tuple[str, ...]
+    folds: tuple[int, ...]
+
+    def folder(self, trainer: str) -> Path:
+        """Where nnU-Net keeps the folds of a trainer."""
+        results = Path(os.environ["nnUNet_results"])
+        return results / self.dataset / f"{trainer}__{self.plans}__{self.configuration}"
+
+    def validation(self, trainer: str, fold: int) -> Path:
+        """The predictions of the cases that a fold was not trained on."""
+        return self.folder(trainer) / f"fold_{fold}" / "validation"
+
+    def previous_stage(self, trainer: str) -> str | None:
+        """The configuration that a cascade's model builds on; None where it builds on none.
+
+        Raises:
+            UserError: the model or its plans.json is missing or damaged.
+        """
+        if not self.folder(trainer).is_dir():
+            raise UserError(f"there is no trained {trainer} in {self.folder(trainer)}: check --trainers, -c and -p")
+        file = self.folder(trainer) / "plans.json"
+        try:
+            return json.loads(file.read_text())["configurations"][self.configuration].get("previous_stage")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{file} has no configuration {self.configuration!r}: train again") from None
+
+
+@dataclass(frozen=True)
+class ListJob:
+    """What is the same for all cases; travels to the workers.
+
+    Attributes:
+        evaluation: how cases are read, as in an evaluation.
+        folders: of each case the folder of each model's prediction.
+        lows: lower thresholds of hysteresis; none where no probabilities are read.
+    """
+
+    evaluation: Job
+    folders: dict[str, tuple[Path, ...]]
+    lows: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fit to folders.
+
+    Attributes:
+        models: the candidates.
+        fit: what was found.
+        plan: the same as the file that ``ensemble --config`` takes.
+        keys, names: of the classes.
+        cases: in the order of ``lists``.
+        lists: of each case and class.
+        space: what could be chosen.
+        rule, score: how it was scored.
+    """
+
+    models: Models
+    fit: Fit
+    plan: EnsemblePlan
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    cases: tuple[str, ...]
+    lists: list[list[ObjectLists]]
+    space: Space
+    rule: Rule
+    score: str
+
+
+def fit_ensemble(
+    models: Models,
+    output: Path,
+    *,
+    instances: Path | None = None,
+    rule: Rule = OVERLAP,
+    score: str = "f1",
+    max_bins: int = 3,
+    n_processes: int = 1,
+) -> Fitted:
+    """Choose bins of size and a model for each from the trainers' ``validation`` folders, and write the file.
+
+    Args:
+        models: candidates.
+        output: the file; its ending is ``.json``.
+        instances: folder of annotators' maps; None for components of the ground truth.
+        rule: when an instance is found.
+        score: what is maximised, one of ``SCORES_TO_FIT``.
+        max_bins: the most bins of a class.
+        n_processes: worker processes.
+
+    Raises:
+        UserError: a model, fold or case is missing, or a case cannot be read.
+    """
+    if output.suffix != ".json" or output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"-o {output} must be a file that ends in .json, in a folder that exists")
+    job, fold_of = _list_job(models, instances, rule)
+    cases = sorted(fold_of)
+    results: dict[str, list[ObjectLists]] = {}
+    with tqdm(total=len(cases), desc="objects", unit="case") as bar:
+        for case, lists in over_cases(list_case, job, cases, n_processes):
+            results[case] = lists
+            bar.update()
+    lists = [results[case] for case in cases]
+    n_models, classes = len(models.trainers), job.evaluation.classes
+    volumes = np.concatenate([part.volumes_ml[part.source < n_models] for case in lists for part in case])
+    space = Space(n_models, size_edges(volumes), max_bins, job.lows, PEAKS if job.lows else ())
+    fitted = fit(
+        Table(lists, rule, score),
+        space,
+        _groups(np.array([fold_of[case] for case in cases])),
+        models.trainers,
+        progress=lambda groups: tqdm(groups, desc="fit", unit="group"),
+    )
+    keys = tuple(evaluated.key for evaluated in classes)
+    summary = _summary(models, fitted, space, rule, score, len(cases))
+    result = Fitted(
+        models=models,
+        fit=fitted,
+        plan=_plan(fitted.plan, keys, models.trainers, space, summary),
+        keys=keys,
+        names=tuple(evaluated.name for evaluated in classes),
+        cases=tuple(cases),
+        lists=lists,
+        space=space,
+        rule=rule,
+        score=score,
+    )
+    result.plan.write(output)
+    return result
+
+
+def list_case(job: ListJob, case: str) -> list[ObjectLists]:
+    """The lists of each class of one case.
+
+    Raises:
+        UserError: a file is unreadable, or does not fit the others or dataset.json.
+    """
+    own, reader = job.evaluation, job.evaluation.reader()
+    name = f"{case}{own.ending}"
+    target, geometry = _read(own, reader, own.ground_truth / name, case, own.ignore)
+    annotated = None if own.instances is None else _read_instances(own, reader, case, target, geometry)
+    predictions, probabilities = [], []
+    for folder in job.folders[case]:
+        prediction, own_geometry = _read(own, reader, folder / name, case, None)
+        _check_grid(folder / name, case, prediction, own_geometry, target, geometry)
+        predictions.append(prediction)
+        if job.lows:
+            probabilities.append(_read_probabilities(replace(own, predictions=folder), case, target.shape))
+    valid = target != own.ignore if own.ignore is not None and (target == own.ignore).any() else None
+    lists = []
+    for evaluated in own.classes:
+        mask = evaluated.mask(target)
+        sources = [evaluated.mask(prediction) for prediction in predictions]
+        maps = [p[evaluated.channel] for p in probabilities]
+        sources += [p > low for low in job.lows for p in maps]
+        box = _box(np.logical_or.reduce([mask, *sources]))
+        lists.append(
+            list_objects(
+                label_components(mask[box])[0] if annotated is None else np.where(mask[box], annotated[box], 0),
+                [source[box] for source in sources],
+                probabilities=[*[None] * len(predictions), *[p[box] for _ in job.lows for p in maps]],
+                valid=None if valid is None else valid[box],
+                voxel_ml=_voxel_ml(target.shape, geometry["spacing"]),
+            )
+        )
+    return lists
+
+
+# --- before the first case ---------------------------------------------------------------------------------
+
+
+def _list_job(models: Models, instances: Path | None, rule: Rule) -> tuple[ListJob, dict[str, int]]:
+    """What the workers need, and the fold of each case."""
+    preprocessed = Path(os.environ["nnUNet_preprocessed"]) / models.dataset
+    truth, file = preprocessed / "gt_segmentations", preprocessed / "dataset.json"
+    try:
+        dataset = json.loads(file.read_text())
+        ending = dataset["file_ending"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"cannot read {file}: run 'nnUNetv2_plan_and_preprocess' for this dataset again") from None
+    fold_of = _cases(models, ending)
+    for what, folder in (("ground truth", truth), ("instance map", instances)):
+        missing = sorted(set(fold_of) - _names(folder, ending)) if folder is not None else []
+        if missing:
+            raise UserError(f"the {what} of case {missing[0]!r} is missing in {folder}: add it")
+    folders = {c: tuple(models.validation(t, fold) for t in models.trainers) for c, fold in fold_of.items()}
+    saved = all((folder / f"{case}.npz").is_file() for case, parts in folders.items() for folder in parts)
+    case = min(fold_of)
+    evaluation = Job(
+        predictions=folders[case][0],
+        ground_truth=truth,
+        instances=instances,
+        ending=ending,
+        reader=_reader(dataset, folders[case][0] / f"{case}{ending}"),
+        rule=rule,
+        bins_ml=(),
+        froc=None,
+        **_labels(dataset, file),
+    )
+    return ListJob(evaluation, folders, LOWS if saved else ()), fold_of
+
+
+def _cases(models: Models, ending: str) -> dict[str, int]:
+    """The fold of each case; every model has predicted all of them."""
+    for trainer in models.trainers:
+        models.previous_stage(trainer)  # the commands need it: better to fail now
+    fold_of: dict[str, int] = {}
+    for fold in models.folds:
+        predicted = {trainer: _validated(models, trainer, fold, ending) for trainer in models.trainers}
+        together = set().union(*predicted.values())
+        for trainer, cases in predicted.items():
+            if together - cases:
+                other = next(t for t in models.trainers if min(together - cases) in predicted[t])
+                raise UserError(
+                    f"fold {fold}: case {min(together - cases)!r} was predicted by {other} and not by {trainer}: "
+                    f"{_advice(models, trainer, fold)}"
+                )
+        twice = sorted(together & fold_of.keys())
+        if twice:
+            raise UserError(
+                f"case {twice[0]!r} was predicted in folds {fold_of[twice[0]]} and {fold}: train all with one split"
+            )
+        fold_of.update(dict.fromkeys(together, fold))
+    if len(fold_of) < 3:
+        raise UserError(f"there are only {len(fold_of)} validation cases: a fit needs three or more, give more folds")
+    return fold_of
+
+
+def _validated(models: Models, trainer: str, fold: int, ending: str) -> set[str]:
+    folder = models.validation(trainer, fold)
+    if not folder.is_dir() or not any(folder.glob(f"[!.]*{ending}")):
+        raise UserError(
+            f"fold {fold} of {trainer} has no predictions in {folder}: {_advice(models, trainer, fold)}, or "
+            "leave it out of -f"
+        )
+    return _names(folder, ending)
+
+
+def _advice(models: Models, trainer: str, fold: int) -> str:
+    plans = "" if models.plans == "nnUNetPlans" else f" -p {models.plans}"
+    dataset = models.dataset[7:10].lstrip("0")
+    return f"run 'nnunet-instance train {dataset} {models.configuration} {fold} -tr {trainer}{plans} --val'"
+
+
+def _groups(folds: np.ndarray, n: int = 5) -> np.ndarray:
+    """The folds, or where there are fewer than three, up to five groups of neighbouring cases dealt out in turn."""
+    return folds if len(np.unique(folds)) > 2 else np.arange(len(folds)) % min(n, len(folds))
+
+
+# --- after the last ----------------------------------------------------------------------------------------
+
+
+def _plan(plan: Plan, keys: Sequence[str], names: Sequence[str], space: Space, summary: dict[str, Any]) -> EnsemblePlan:
+    n = space.n_models
+    with_peak = {key: choice for key, choice in zip(keys, plan) if choice.sources[0] >= n}
+    return EnsemblePlan(
+        members={
+            key: [Member(names[source % n], low, high) for source, low, high in choice.ranges()]
+            for key, choice in zip(keys, plan)
+        },
+        rescue=any(choice.rescue for choice in plan),
+        min_volume_ml={key: choice.min_volume_ml for key, choice in zip(keys, plan)},
+        hysteresis={key: (space.lows[c.sources[0] // n - 1], c.peak) for key, c in with_peak.items()},
+        fit=summary,
+    )
+
+
+def _summary(models: Models, fitted: Fit, space: Space, rule: Rule, score: str, n_cases: int) -> dict[str, Any]:
+    return {
+        "dataset": models.dataset,
+        "configuration": models.configuration,
+        "plans": models.plans,
+        "trainers": list(models.trainers),
+        "folds": list(models.folds),
+        "cases": n_cases,
+        "score": score,
+        "match": rule.match,
+        "threshold": rule.threshold,
+        "edges_ml": list(space.edges_ml),
+        "parts": list(fitted.parts),
+        "models": [_estimate(estimate) for estimate in fitted.models],
+        "procedures": [_estimate(estimate) for estimate in fitted.procedures.values()],
+        "estimate": _estimate(fitted.whole),
+        "version": __version__,
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    """NaN, which is no JSON, becomes None."""
+    values = {
+        "score": estimate.score,
+        "interval": list(estimate.interval),
+        "gain": estimate.gain,
+        "gain_interval": list(estimate.gain_interval),
+        **{name: getattr(estimate.counts, name) for name in ("f1", "f1_iou50", "dice", "volume_ratio")},
+    }
+    clean = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    return {"name": estimate.name or "best single model", **clean}
