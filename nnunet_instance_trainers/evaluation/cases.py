@@ -26,7 +26,7 @@ from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
 from nnunet_instance_trainers.evaluation.scores import Detection, Rule, detect
 from nnunet_instance_trainers.instances import label_components
 
-__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case"]
+__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
 
 SIZE_SCORES = (
     "instances",
@@ -101,7 +101,9 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
     prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
     check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
-    annotated = None if job.instances is None else _read_instances(job, reader, case, target, geometry)
+    annotated = None
+    if job.instances is not None:
+        annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
     probabilities = None if job.froc is None else _read_probabilities(job, case, target.shape)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
@@ -127,15 +129,23 @@ def _read(
     return read_known_labels(reader, path, case, job.known if ignore is None else (*job.known, ignore))
 
 
-def _read_instances(
-    job: Job, reader: BaseReaderWriter, case: str, target: np.ndarray, geometry: dict[str, Any]
+def read_instances(
+    reader: BaseReaderWriter,
+    path: Path,
+    case: str,
+    classes: Sequence[ForegroundClass],
+    target: np.ndarray,
+    geometry: dict[str, Any],
 ) -> np.ndarray:
-    assert job.instances is not None
-    path = job.instances / f"{case}{job.ending}"
+    """Annotators' ids (*S), checked against the ground truth.
+
+    Raises:
+        UserError: they cannot be read, or do not fit it.
+    """
     ids, own = read_labels(reader, path, case, np.int32)
     check_grid(path, case, ids, own, target, geometry)
     check_ids(ids, path, case)
-    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in job.classes])
+    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(

@@ -5,26 +5,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.data.folders import (
+    ForegroundClass,
+    Labels,
+    box_around,
+    case_names,
+    check_grid,
+    find_labels,
+    find_reader,
+    read_dataset,
+    read_known_labels,
+    read_probabilities,
+    voxel_volume_ml,
+)
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.cases import (
-    Job,
-    _box,
-    _check_grid,
-    _read,
-    _read_instances,
-    _read_probabilities,
-    _voxel_ml,
-)
-from nnunet_instance_trainers.evaluation.folders import _labels, _names, _reader
+from nnunet_instance_trainers.evaluation.cases import read_instances
 from nnunet_instance_trainers.evaluation.scores import OVERLAP, Rule
 from nnunet_instance_trainers.instances import label_components
 from nnunet_instance_trainers.postprocessing.objects import ObjectLists, list_objects
@@ -86,13 +92,21 @@ class ListJob:
     """What is the same for all cases; travels to the workers.
 
     Attributes:
-        evaluation: how cases are read, as in an evaluation.
+        ground_truth: folder of label images.
+        instances: the folder of annotators' maps, None for components of the ground truth.
         folders: of each case the folder of each model's prediction.
+        ending: of the files' names.
+        reader: nnU-Net's class that reads them.
+        labels: what dataset.json says of them.
         lows: lower thresholds of hysteresis; none where no probabilities are read.
     """
 
-    evaluation: Job
+    ground_truth: Path
+    instances: Path | None
     folders: dict[str, tuple[Path, ...]]
+    ending: str
+    reader: type[BaseReaderWriter]
+    labels: Labels
     lows: tuple[float, ...]
 
 
@@ -149,7 +163,7 @@ def fit_ensemble(
     """
     if output.suffix != ".json" or output.is_dir() or not output.parent.is_dir():
         raise UserError(f"-o {output} must be a file that ends in .json, in a folder that exists")
-    job, fold_of = _list_job(models, instances, rule)
+    job, fold_of = _list_job(models, instances)
     cases = sorted(fold_of)
     results: dict[str, list[ObjectLists]] = {}
     with tqdm(total=len(cases), desc="objects", unit="case") as bar:
@@ -157,7 +171,7 @@ def fit_ensemble(
             results[case] = lists
             bar.update()
     lists = [results[case] for case in cases]
-    n_models, classes = len(models.trainers), job.evaluation.classes
+    n_models, classes = len(models.trainers), job.labels.classes
     volumes = np.concatenate([part.volumes_ml[part.source < n_models] for case in lists for part in case])
     space = Space(n_models, size_edges(volumes), max_bins, job.lows, PEAKS if job.lows else ())
     fitted = fit(
@@ -191,69 +205,83 @@ def list_case(job: ListJob, case: str) -> list[ObjectLists]:
     Raises:
         UserError: a file is unreadable, or does not fit the others or dataset.json.
     """
-    own, reader = job.evaluation, job.evaluation.reader()
-    name = f"{case}{own.ending}"
-    target, geometry = _read(own, reader, own.ground_truth / name, case, own.ignore)
-    annotated = None if own.instances is None else _read_instances(own, reader, case, target, geometry)
+    reader, labels, name = job.reader(), job.labels, f"{case}{job.ending}"
+    ignore = () if labels.ignore is None else (labels.ignore,)
+    target, geometry = read_known_labels(reader, job.ground_truth / name, case, (*labels.known, *ignore))
+    annotated = None
+    if job.instances is not None:
+        annotated = read_instances(reader, job.instances / name, case, labels.classes, target, geometry)
     predictions, probabilities = [], []
+    n_channels = max(c.channel for c in labels.classes) + 1
     for folder in job.folders[case]:
-        prediction, own_geometry = _read(own, reader, folder / name, case, None)
-        _check_grid(folder / name, case, prediction, own_geometry, target, geometry)
+        prediction, own = read_known_labels(reader, folder / name, case, labels.known)
+        check_grid(folder / name, case, prediction, own, target, geometry)
         predictions.append(prediction)
         if job.lows:
-            probabilities.append(_read_probabilities(replace(own, predictions=folder), case, target.shape))
-    valid = target != own.ignore if own.ignore is not None and (target == own.ignore).any() else None
+            probabilities.append(read_probabilities(folder / f"{case}.npz", case, target.shape, n_channels))
+    ignored = np.isin(target, ignore)
+    voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     lists = []
-    for evaluated in own.classes:
-        mask = evaluated.mask(target)
-        sources = [evaluated.mask(prediction) for prediction in predictions]
-        maps = [p[evaluated.channel] for p in probabilities]
-        sources += [p > low for low in job.lows for p in maps]
-        box = _box(np.logical_or.reduce([mask, *sources]))
+    for c in labels.classes:
+        mask, sources = c.mask(target), [c.mask(prediction) for prediction in predictions]
+        peaks: list[np.ndarray | None] = [None] * len(sources)
+        for low in job.lows:
+            for prediction, p in zip(predictions, probabilities):
+                above, peak = _above(p[c.channel], low, prediction, c, labels)
+                sources.append(above)
+                peaks.append(peak)
+        box = box_around(np.logical_or.reduce([mask, *sources]))
         lists.append(
             list_objects(
                 label_components(mask[box])[0] if annotated is None else np.where(mask[box], annotated[box], 0),
                 [source[box] for source in sources],
-                probabilities=[*[None] * len(predictions), *[p[box] for _ in job.lows for p in maps]],
-                valid=None if valid is None else valid[box],
-                voxel_ml=_voxel_ml(target.shape, geometry["spacing"]),
+                probabilities=[None if peak is None else peak[box] for peak in peaks],
+                valid=~ignored[box] if ignored.any() else None,
+                voxel_ml=voxel_ml,
             )
         )
     return lists
 
 
+def _above(
+    p: np.ndarray, low: float, prediction: np.ndarray, c: ForegroundClass, labels: Labels
+) -> tuple[np.ndarray, np.ndarray]:
+    """(*S) where p > low, what the model gives to another label left out, and the peak of the component there."""
+    ids, n = label_components(p > low)
+    peak = np.append(0, ndimage.maximum(p, ids, np.arange(1, n + 1)) if n else ())[ids]
+    above = ids > 0
+    if labels.regions_order is None:
+        above &= (prediction == 0) | c.mask(prediction)
+    return above, peak
+
+
 # --- before the first case ---------------------------------------------------------------------------------
 
 
-def _list_job(models: Models, instances: Path | None, rule: Rule) -> tuple[ListJob, dict[str, int]]:
+def _list_job(models: Models, instances: Path | None) -> tuple[ListJob, dict[str, int]]:
     """What the workers need, and the fold of each case."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / models.dataset
     truth, file = preprocessed / "gt_segmentations", preprocessed / "dataset.json"
-    try:
-        dataset = json.loads(file.read_text())
-        ending = dataset["file_ending"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"cannot read {file}: run 'nnUNetv2_plan_and_preprocess' for this dataset again") from None
+    dataset = read_dataset(file)
+    ending = dataset["file_ending"]
     fold_of = _cases(models, ending)
     for what, folder in (("ground truth", truth), ("instance map", instances)):
-        missing = sorted(set(fold_of) - _names(folder, ending)) if folder is not None else []
+        missing = sorted(set(fold_of) - case_names(folder, ending)) if folder is not None else []
         if missing:
             raise UserError(f"the {what} of case {missing[0]!r} is missing in {folder}: add it")
     folders = {c: tuple(models.validation(t, fold) for t in models.trainers) for c, fold in fold_of.items()}
     saved = all((folder / f"{case}.npz").is_file() for case, parts in folders.items() for folder in parts)
     case = min(fold_of)
-    evaluation = Job(
-        predictions=folders[case][0],
+    job = ListJob(
         ground_truth=truth,
         instances=instances,
+        folders=folders,
         ending=ending,
-        reader=_reader(dataset, folders[case][0] / f"{case}{ending}"),
-        rule=rule,
-        bins_ml=(),
-        froc=None,
-        **_labels(dataset, file),
+        reader=find_reader(dataset, folders[case][0] / f"{case}{ending}"),
+        labels=find_labels(dataset, file),
+        lows=LOWS if saved else (),
     )
-    return ListJob(evaluation, folders, LOWS if saved else ()), fold_of
+    return job, fold_of
 
 
 def _cases(models: Models, ending: str) -> dict[str, int]:
@@ -289,7 +317,7 @@ def _validated(models: Models, trainer: str, fold: int, ending: str) -> set[str]
             f"fold {fold} of {trainer} has no predictions in {folder}: {_advice(models, trainer, fold)}, or "
             "leave it out of -f"
         )
-    return _names(folder, ending)
+    return case_names(folder, ending)
 
 
 def _advice(models: Models, trainer: str, fold: int) -> str:
