@@ -19,7 +19,12 @@ from nnunet_instance_trainers.postprocessing.search import Estimate
 
 __all__ = ["commands", "counts_by_size", "draw_sizes", "format_fit"]
 
-_REFUSED = {"bins": "an ensemble", "hysteresis": "hysteresis", "minimum volume": "a minimum volume"}
+_REFUSED = {
+    "bins": "an ensemble",
+    "more bins": "more than two bins",
+    "hysteresis": "hysteresis",
+    "minimum volume": "a minimum volume",
+}
 _STATES = {"found": "#2ca02c", "missed": "#3b8cff", "false": "#ff3b30"}
 
 
@@ -60,9 +65,11 @@ def _answer(fitted: Fitted) -> list[str]:
     what = f"an ensemble{', with --rescue' if plan.rescue else ''}"
     if len(plan.models) == 1:
         what = f"one model, {plan.models[0]}"
-    more = " and ".join(part for part in parts if part != "bins")
+    more = " and ".join(part for part in parts if "bins" not in part)
     lines = [f"Answer: {what}{f', with {more}' if more else ''}."]
     refused = [_REFUSED[part] for part in fitted.space.parts if part not in parts]
+    if "bins" not in parts and "more bins" in fitted.space.parts:
+        refused.remove(_REFUSED["more bins"])
     if refused:
         lines.append(f"Not taken, as no gain on held-out cases exceeds chance: {', '.join(refused)}.")
     for key, name in zip(fitted.keys, fitted.names) if parts else ():

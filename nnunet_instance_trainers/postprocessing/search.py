@@ -19,7 +19,8 @@ from nnunet_instance_trainers.postprocessing.objects import Choice, ObjectLists,
 
 __all__ = ["PARTS", "SCORES_TO_FIT", "Estimate", "Fit", "Space", "Table", "fit", "size_edges"]
 
-PARTS = ("bins", "hysteresis", "minimum volume")
+PARTS = ("bins", "more bins", "hysteresis", "minimum volume")
+"""What may be chosen beyond a model: two bins, up to the most that are allowed, and the two ways to drop objects."""
 SCORES_TO_FIT = (
     "f1",
     "f1_dice",
@@ -59,7 +60,8 @@ class Space:
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that there is a choice in."""
-        there = (self.n_models > 1 and self.max_bins > 1, bool(self.lows and self.peaks), True)
+        several = self.n_models > 1
+        there = (several and self.max_bins > 1, several and self.max_bins > 2, bool(self.lows and self.peaks), True)
         return tuple(part for part, is_there in zip(PARTS, there) if is_there)
 
 
@@ -217,11 +219,15 @@ def _decide(
     """The parts that gain on held-out cases, taken one by one, and the held-out counts of every combination."""
     there = search.space.parts
     subsets = chain.from_iterable(combinations(there, n) for n in range(len(there) + 1))
-    rows = {parts: search.held_out(parts, bootstrap.groups, chosen) for parts in subsets}
+    possible = [parts for parts in subsets if "bins" in parts or "more bins" not in parts]
+    rows = {parts: search.held_out(parts, bootstrap.groups, chosen) for parts in possible}
     parts: tuple[str, ...] = ()
     while len(parts) < len(there):
         more = [tuple(p for p in there if p in (*parts, part)) for part in there if part not in parts]
-        best = max(more, key=lambda key: bootstrap.difference(rows[key], rows[parts], chosen))
+        best = max(
+            (parts for parts in more if parts in rows),
+            key=lambda key: bootstrap.difference(rows[key], rows[parts], chosen),
+        )
         # As many intervals as there are parts to try: each is that much wider.
         low, _ = bootstrap.interval(rows[best], rows[parts], chosen, tries=len(there))
         if not low > 0:
@@ -235,7 +241,7 @@ class _Search:
     table: Table
     space: Space
     _chosen: dict[tuple[tuple[str, ...], bytes], Plan] = field(default_factory=dict)
-    _binned: dict[tuple[int, bool, bytes], Choice] = field(default_factory=dict)
+    _binned: dict[tuple[int, bool, bool, bytes], Choice] = field(default_factory=dict)
 
     def held_out(self, parts: tuple[str, ...], groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """(n cases, n classes, n counts) of plans fitted without the group that a case is in; zeros elsewhere."""
@@ -252,7 +258,7 @@ class _Search:
             starts = [_single(self.table, m) for m in range(self.space.n_models)]
             if "bins" in parts:
                 starts += [
-                    tuple(self._bins(c, rescue, chosen) for c in range(self.table.n_classes))
+                    tuple(self._bins(c, rescue, chosen, "more bins" in parts) for c in range(self.table.n_classes))
                     for rescue in (False, True)
                 ]
             plans = [tuple(self._refined(c, choice, parts, chosen) for c, choice in enumerate(s)) for s in starts]
@@ -261,16 +267,16 @@ class _Search:
             )
         return self._chosen[key]
 
-    def _bins(self, c: int, rescue: bool, chosen: np.ndarray) -> Choice:
-        """All choices of one and two bins, then the best split one bin at a time."""
-        key = c, rescue, chosen.tobytes()
+    def _bins(self, c: int, rescue: bool, chosen: np.ndarray, more: bool) -> Choice:
+        """The best of all choices of one and two bins, and then split one bin at a time."""
+        key = c, rescue, more, chosen.tobytes()
         if key not in self._binned:
             models, edges = range(self.space.n_models), self.space.edges_ml
             pairs = [(a, b) for a, b in product(models, repeat=2) if a != b]
             options = [Choice((m,)) for m in models]
             options += [Choice(pair, (edge,), rescue) for edge, pair in product(edges, pairs)]
             best = _best(options, lambda choice: self.table.value(c, choice, chosen))
-            while 1 < len(best.sources) < self.space.max_bins:
+            while more and 1 < len(best.sources) < self.space.max_bins:
                 finer = _best([best, *self._splits(best)], lambda choice: self.table.value(c, choice, chosen))
                 if finer == best:
                     break
