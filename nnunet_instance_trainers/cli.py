@@ -64,13 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("-d", required=True, nargs="+", metavar="DATASET", help="dataset ids or names")
     precompute.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="default: all that are preprocessed")
     precompute.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
-    precompute.add_argument(
-        "-np",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        metavar="N",
-        help="worker processes (default: %(default)s)",
-    )
+    _add_processes(precompute)
 
     evaluate = add("evaluate", _evaluate, "score a folder of predictions by objects: found, missed, false, by size")
     evaluate.add_argument("-i", required=True, type=Path, metavar="PRED", help="folder of predictions")
@@ -95,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
     evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
+    _add_processes(evaluate)
 
     fitting = add(
         "fit-ensemble", _fit_ensemble, "choose bins of size and a model for each from cross-validation, or one model"
@@ -116,6 +111,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     fitting.add_argument("--max-bins", type=int, default=3, metavar="N", help="most bins of a class (default: 3)")
     _add_matching(fitting)
+    _add_processes(fitting)
+
+    ensemble = add("ensemble", _ensemble, "merge predictions of several models: each size of object from one of them")
+    member = {"nargs": "+", "action": "append", "metavar": "DIR"}
+    ensemble.add_argument(
+        "-m",
+        "--member-ml",
+        **member,
+        help="a folder of predictions and the volumes in mL that it gives, DIR:0-0.05 or DIR:0.05-; several folders "
+        "before the range are folds that vote; repeat it for each member, where two claim a voxel the earlier wins",
+    )
+    ensemble.add_argument("--member-mm2", **member, help="the same for 2D images, with areas in mm^2")
+    ensemble.add_argument("--config", type=Path, metavar="FILE", help="members and all else as fit-ensemble wrote it")
+    ensemble.add_argument(
+        "--predictions", nargs="+", default=[], metavar="NAME=DIR", help="with --config: folders; repeat NAME for folds"
+    )
+    ensemble.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the result")
+    ensemble.add_argument("--vote", type=int, metavar="N", help="folds that must agree (default: more than half)")
+    ensemble.add_argument(
+        "--rescue", action="store_true", help="keep objects that two members find, each in the other's range"
+    )
+    ensemble.add_argument("--gaps", action="store_true", help="some volumes may be in no member's range")
+    ensemble.add_argument("--min-volume-ml", type=float, metavar="ML", help="remove smaller objects from the result")
+    ensemble.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same for 2D images")
+    ensemble.add_argument("--instances", action="store_true", help="write instance maps too, to OUT/instances")
+    ensemble.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: in or above DIR)")
+    _add_processes(ensemble)
 
     demo = add("demo", _demo, "train, predict and compare on real images, in minutes on a CPU")
     demo.add_argument("-o", type=Path, default=Path("demo"), metavar="FOLDER", help="where to work (default: demo)")
@@ -139,6 +161,9 @@ def _add_matching(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
     )
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-np",
         type=int,
@@ -343,6 +368,30 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
     draw_sizes(fitted, figure)
     print(f"\n{format_fit(fitted)}\n\nwrote {arguments.o} and {figure}; for new images:\n")
     print("\n".join(commands(fitted.models, fitted.plan, arguments.o)))
+
+
+def _ensemble(arguments: argparse.Namespace) -> None:
+    if arguments.np < 1:
+        raise UserError(f"-np must be at least 1, got {arguments.np}")
+    given = [arguments.member_ml, arguments.member_mm2, arguments.config]
+    if sum(option is not None for option in given) != 1:
+        raise UserError("give members either with -m, or with --member-mm2, or with --config")
+    from nnunet_instance_trainers.postprocessing.folders import ensemble, format_sources
+    from nnunet_instance_trainers.postprocessing.options import read_plan
+
+    plan, predictions = read_plan(arguments)
+    rows = ensemble(
+        plan,
+        predictions,
+        arguments.o,
+        instances=arguments.instances,
+        areas=arguments.member_mm2 is not None,
+        dataset_json=arguments.djfile,
+        n_processes=arguments.np,
+    )
+    print(f"\n{format_sources(rows)}\n\nensemble: {arguments.o}")
+    if any(row["lost"] for row in rows):
+        print("lost: found by two members, but by each with a size of the other's; --rescue keeps them")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

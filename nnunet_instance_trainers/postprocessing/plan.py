@@ -17,15 +17,15 @@ As a file, which ``fit-ensemble`` writes and ``ensemble --config`` applies::
       "fit": {}
     }
 
-Keys of classes are those of nnU-Net's summaries, ``"1"`` for a label and ``"(1, 2)"`` for a region; a range without
-end has ``null``; ``"fit"`` may hold anything and is not looked at.
+Keys of classes are those of nnU-Net's summaries, ``"1"`` for a label and ``"(1, 2)"`` for a region, or ``"*"`` alone
+for all; a range without end has ``null``; ``"fit"`` may hold anything and is not looked at.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import inf, isfinite, isnan
 from pathlib import Path
@@ -34,7 +34,10 @@ from typing import Any
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["EnsemblePlan", "Member", "check_ranges"]
+__all__ = ["ALL", "EnsemblePlan", "Member", "check_ranges"]
+
+ALL = "*"
+"""In place of a class: the same for every class."""
 
 _FORMAT = 1
 _KEYS = {"format", "rescue", "vote", "gaps", "classes", "fit"}
@@ -66,8 +69,8 @@ class EnsemblePlan:
     """What an ensemble does.
 
     Attributes:
-        members: for each class or region, by nnU-Net's key for it. Their ranges do not overlap; a model may have
-            several.
+        members: for each class or region, by nnU-Net's key for it, or by ``"*"`` for all. Their ranges do not overlap;
+            a model may have several.
         rescue: whether objects that straddle an edge are kept.
         vote: how many folders of one model must agree; None for more than half of them.
         gaps: whether sizes may be left out.
@@ -91,6 +94,8 @@ class EnsemblePlan:
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("an ensemble needs a class with members")
+        if ALL in self.members and len(self.members) > 1:
+            raise UserError(f"{ALL!r} stands for all classes, so there can be no other beside it")
         for key, members in self.members.items():
             check_ranges(members, gaps=self.gaps, where=f"class {key}")
         for name in ("min_volume_ml", "hysteresis"):
@@ -113,6 +118,28 @@ class EnsemblePlan:
     def models(self) -> tuple[str, ...]:
         """Names of the models as they first occur; the earlier wins a voxel that two claim for different classes."""
         return tuple(dict.fromkeys(member.name for member in chain(*self.members.values())))
+
+    def for_classes(self, keys: Iterable[str]) -> EnsemblePlan:
+        """The plan with each class of a dataset by its own key.
+
+        Raises:
+            UserError: the classes are not those of the plan.
+        """
+        keys = list(keys)
+        if ALL in self.members:
+            return replace(
+                self,
+                **{
+                    name: {key: getattr(self, name)[ALL] for key in keys} if getattr(self, name) else {}
+                    for name in ("members", "min_volume_ml", "hysteresis")
+                },
+            )
+        if set(keys) != set(self.members):
+            raise UserError(
+                f"the ensemble was made for classes {', '.join(self.members)}, but dataset.json has {', '.join(keys)}: "
+                "give the right one with -djfile"
+            )
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """The contents of the file."""

@@ -126,3 +126,18 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 def test_classes_that_only_options_name_are_refused() -> None:
     with pytest.raises(UserError, match="min_volume_ml names class '2', which has no members"):
         EnsemblePlan({"1": [Member("A")]}, min_volume_ml={"2": 1.0})
+
+
+def test_one_entry_may_stand_for_all_classes() -> None:
+    plan = EnsemblePlan({"*": [Member("A")]}, min_volume_ml={"*": 0.1}, rescue=True).for_classes(["1", "2"])
+    assert plan == EnsemblePlan(
+        {"1": [Member("A")], "2": [Member("A")]}, min_volume_ml={"1": 0.1, "2": 0.1}, rescue=True
+    )
+    with pytest.raises(UserError, match="stands for all classes"):
+        EnsemblePlan({"*": [Member("A")], "1": [Member("A")]})
+
+
+def test_a_plan_for_other_classes_is_refused() -> None:
+    assert PLAN.for_classes(["(1, 2)", "1"]) is PLAN
+    with pytest.raises(UserError, match=r"made for classes 1, \(1, 2\), but dataset.json has 1, 2: give"):
+        PLAN.for_classes(["1", "2"])
