@@ -37,7 +37,7 @@ from nnunet_instance_trainers.postprocessing.objects import ObjectLists, list_ob
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan, Member
 from nnunet_instance_trainers.postprocessing.search import Estimate, Fit, Plan, Space, Table, fit, size_edges
 
-__all__ = ["Models", "fit_ensemble"]
+__all__ = ["Fitted", "Models", "fit_ensemble", "make_plan"]
 
 LOWS = (0.2, 0.35, 0.5)
 """Candidates for the lower threshold of hysteresis."""
@@ -186,7 +186,7 @@ def fit_ensemble(
     result = Fitted(
         models=models,
         fit=fitted,
-        plan=_plan(fitted.plan, keys, models.trainers, space, summary),
+        plan=make_plan(fitted.plan, keys, models.trainers, space, summary),
         keys=keys,
         names=tuple(evaluated.name for evaluated in classes),
         cases=tuple(cases),
@@ -334,7 +334,10 @@ def _groups(folds: np.ndarray, n: int = 5) -> np.ndarray:
 # --- after the last ----------------------------------------------------------------------------------------
 
 
-def _plan(plan: Plan, keys: Sequence[str], names: Sequence[str], space: Space, summary: dict[str, Any]) -> EnsemblePlan:
+def make_plan(
+    plan: Plan, keys: Sequence[str], names: Sequence[str], space: Space, summary: dict[str, Any]
+) -> EnsemblePlan:
+    """What ``ensemble`` is to do, from a choice per class."""
     n = space.n_models
     with_peak = {key: choice for key, choice in zip(keys, plan) if choice.sources[0] >= n}
     return EnsemblePlan(

@@ -12,8 +12,12 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_instance_trainers import cli
+from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.folders import evaluate
+from nnunet_instance_trainers.postprocessing.fit import LOWS, Models, _list_job, list_case, make_plan
+from nnunet_instance_trainers.postprocessing.objects import Choice
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan
+from nnunet_instance_trainers.postprocessing.search import Space, Table
 
 pytestmark = pytest.mark.nnunet
 
@@ -162,6 +166,57 @@ def test_a_cascade_predicts_its_first_stage_too(root: Root, capsys: pytest.Captu
     first, second, _ = capsys.readouterr().out.splitlines()[-3:]
     assert "-c low" in first and "-o OUTPUT_FOLDER_Large_PREV_STAGE" in first
     assert "-prev_stage_predictions OUTPUT_FOLDER_Large_PREV_STAGE" in second
+
+
+@pytest.mark.parametrize(("labels", "bound"), [
+    ({"background": 0, "lesion": 1}, 0),
+    ({"background": 0, "lesion": 1, "node": 2}, 0.02),
+    ({"background": 0, "whole": [1, 2], "core": 2}, 0.02),
+], ids=["label", "labels", "regions"])  # fmt: skip
+def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bound: float) -> None:
+    """Exactly for one class. With more, lists do not know who wins a voxel that two classes claim, nor of nesting."""
+    more = {"regions_class_order": [1, 2]} if "whole" in labels else {}
+    dataset = {"labels": labels, "file_ending": ".nii.gz", **more}
+    (root.preprocessed / "dataset.json").write_text(json.dumps(dataset))
+    second = [column for column in range(60) if len(labels) > 2 and column % 10 in (1, 2)]
+    for file in root.truth.iterdir():
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        image[:, :, second] *= 2
+        root.write(file, image)
+    random, together = np.random.default_rng(1), {t: tmp_path / t for t in ("Small", "Large")}
+    for name, folder in together.items():
+        folder.mkdir()
+        (folder / "dataset.json").write_text(json.dumps(dataset))
+        for fold in range(FOLDS):
+            for file in sorted(root.validation(name, fold).glob("*.nii.gz")):
+                image = sitk.GetArrayFromImage(sitk.ReadImage(str(file))).astype(int)
+                image = np.roll(image, tuple(random.integers(-1, 2, 3)), (0, 1, 2))
+                image[:, :, second] *= 2
+                channels = [image > 0, image == 2] if more else [image == 0, image == 1, image == 2]
+                p = np.clip(0.7 * np.stack(channels) + random.uniform(0, 0.29, (len(channels), *image.shape)), 0, 1)
+                for saved in (file, folder / file.name):
+                    root.write(saved, image)
+                    np.savez_compressed(f"{str(saved)[:-7]}.npz", probabilities=p)
+    models = Models(NAME, "2d", "nnUNetPlans", ("Small", "Large"), tuple(range(FOLDS)))
+    job, fold_of = _list_job(models, None)
+    lists, keys = [list_case(job, case) for case in fold_of], [c.key for c in job.labels.classes]
+    space = Space(2, (), lows=LOWS)
+    edges = (4 * VOXEL_ML, 16 * VOXEL_ML)
+    low, n = LOWS.index(0.5), 2
+    for k, choice in enumerate([
+        Choice((0, 1), edges[1:], rescue=True),
+        Choice((1, 0, 1), edges, min_volume_ml=9 * VOXEL_ML),
+        Choice((0 + n * (1 + low), 1 + n * (1 + low)), edges[1:], peak=0.95),
+    ]):  # fmt: skip
+        chosen = (choice,) * len(keys)
+        make_plan(chosen, keys, models.trainers, space, {}).write(root.output)
+        cli.main(["ensemble", "--config", str(root.output), "--predictions", *(f"{t}={f}" for t, f in together.items()),
+                  "-o", str(tmp_path / f"out{k}"), "-np", "1"])  # fmt: skip
+        scored = evaluate(tmp_path / f"out{k}", root.truth, tmp_path / f"scores{k}").summary["pooled"]
+        listed = Table(lists).plan_counts(chosen).sum(0)
+        for c, key in enumerate(keys):
+            assert Counts(*listed[c]).f1 == pytest.approx(scored[key]["f1"], abs=bound or 1e-9)
+            assert 0 < scored[key]["f1"] < 1
 
 
 def drop(file: Path) -> None:
