@@ -26,11 +26,11 @@ NAME = "Dataset600_Example"
 
 
 def main(masks: Path, root: Path) -> None:
-    for example in ("specialists", "fatter"):
+    for example, score in (("specialists", "f1_iou50"), ("specialists", "f1"), ("fatter", "f1")):
         make(masks, root / example, fatter=example == "fatter")
         os.environ.update(nnUNet_preprocessed=str(root / example / "pre"), nnUNet_results=str(root / example / "res"))
-        cli.main(["fit-ensemble", "-d", "600", "-c", "3d_fullres", "--trainers", "Small", "Large", "-o",
-                  str(root / f"{example}.json"), "-np", "2"])  # fmt: skip
+        cli.main(["fit-ensemble", "-d", "600", "-c", "3d_fullres", "--trainers", "Small", "Large", "--score", score,
+                  "-o", str(root / f"{example}_{score}.json"), "-np", "2"])  # fmt: skip
 
 
 def make(masks: Path, root: Path, *, fatter: bool) -> None:
