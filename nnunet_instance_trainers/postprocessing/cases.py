@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from nnunet_instance_trainers.data.folders import (
     read_known_labels,
     read_probabilities,
 )
-from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components
 from nnunet_instance_trainers.postprocessing.functional import (
@@ -33,7 +31,7 @@ from nnunet_instance_trainers.postprocessing.functional import (
     merge_members,
     nest_regions,
 )
-from nnunet_instance_trainers.postprocessing.output import INSTANCES, record_file
+from nnunet_instance_trainers.postprocessing.output import INSTANCES, write_case
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan
 
 __all__ = ["Job", "ensemble_case"]
@@ -84,18 +82,17 @@ def ensemble_case(job: Job, case: str) -> list[Row]:
     masks = {key: mask[box] for key, mask in masks.items()}
     image, sources = _merge(job, masks, spacing)
     image, too_small = _without_small(job, image, spacing)
-    found = _instances(job.labels, image)
-    _write(reader, _whole(image, box, shape), job.output / f"{case}{job.ending}", geometry, case)
-    if job.instances:
-        _write_instances(
-            job, reader, {name: _whole(ids, box, shape) for name, (ids, _) in found.items()}, geometry, case
-        )
     rows = [
-        _row(job, case, c, sources[c.key], too_small[c.key], int(label_components(c.mask(image))[1]))
+        _row(job, case, c, sources[c.key], too_small[c.key], label_components(c.mask(image))[1])
         for c in job.labels.classes
     ]
-    with write_atomically(record_file(job.output, case)) as temporary:
-        temporary.write_text(json.dumps(rows))
+    maps = _instances(job, image, case) if job.instances else {}
+    with write_case(job.output, case, rows) as folder:
+        for name, part in {".": image, **maps}.items():
+            whole = np.zeros(shape, dtype=part.dtype)
+            whole[box] = part
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            _write(reader, whole, folder / name / f"{case}{job.ending}", geometry, case)
     return rows
 
 
@@ -202,33 +199,24 @@ def _without_small(job: Job, image: np.ndarray, spacing: Sequence[float]) -> tup
     return image * np.logical_or.reduce(masks), removed
 
 
-def _instances(labels: Labels, image: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
-    """Ids (*S) and their number: one map, or with regions one for each."""
-    if labels.regions_order is None:
-        return {"": label_components(image)}
-    return {f"region_{'_'.join(map(str, c.labels))}": label_components(c.mask(image)) for c in labels.classes}
+def _instances(job: Job, image: np.ndarray, case: str) -> dict[str, np.ndarray]:
+    """Ids (*S) by the folder that they are written to: one map, or with regions one for each."""
+    if job.labels.regions_order is None:
+        maps = {INSTANCES: label_components(image)[0]}
+    else:
+        maps = {
+            f"{INSTANCES}/region_{'_'.join(map(str, c.labels))}": label_components(c.mask(image))[0]
+            for c in job.labels.classes
+        }
+    # nnU-Net's writers have 16 bits for a label, and one of them (2.8.1) has 8.
+    most = 255 if job.reader.__name__ == "SimpleITKIOWithReorient" else 65535
+    n = max(int(ids.max(initial=0)) for ids in maps.values())
+    if n > most:
+        raise UserError(f"case {case!r} has {n} objects, and an instance map holds {most}: leave --instances away")
+    return maps
 
 
 # --- writing -----------------------------------------------------------------------------------------------
-
-
-def _whole(part: np.ndarray, box: tuple[slice, ...], shape: Sequence[int]) -> np.ndarray:
-    image = np.zeros(shape, dtype=part.dtype)
-    image[box] = part
-    return image
-
-
-def _write_instances(
-    job: Job, reader: BaseReaderWriter, maps: Mapping[str, np.ndarray], geometry: dict[str, Any], case: str
-) -> None:
-    # nnU-Net's writers have 16 bits for a label, and one of them (2.8.1) has 8.
-    most = 255 if job.reader.__name__ == "SimpleITKIOWithReorient" else 65535
-    for name, ids in maps.items():
-        folder = job.output / INSTANCES / name
-        folder.mkdir(parents=True, exist_ok=True)
-        if ids.max(initial=0) > most:
-            raise UserError(f"case {case!r} has {ids.max()} objects, a map can hold {most}: leave --instances away")
-        _write(reader, ids, folder / f"{case}{job.ending}", geometry, case)
 
 
 def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
@@ -236,7 +224,9 @@ def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: di
         reader.write_seg(image, str(path), geometry)
     except Exception as error:  # each writer raises its own kind
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another -o") from None
+        raise UserError(
+            f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another folder with -o"
+        ) from None
 
 
 def _row(job: Job, case: str, c: ForegroundClass, sources: Sources, too_small: int, objects: int) -> Row:

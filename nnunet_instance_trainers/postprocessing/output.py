@@ -10,14 +10,15 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["INSTANCES", "Output", "record_file"]
+__all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]
 
 Row = dict[str, Any]
 
@@ -25,12 +26,40 @@ INSTANCES = "instances"
 _MARKER = "ensemble.json"
 _TABLE = "ensemble.csv"
 _RECORDS = ".records"
+_WRITING = ".writing_"
+REMEDY = "make room, or give another folder with -o"
 _SETTINGS = ".settings.json"  # while the folder is made
 
 
-def record_file(folder: Path, case: str) -> Path:
-    """Where the rows of a case are kept until all are done."""
-    return folder / _RECORDS / f"{case}.json"
+@contextmanager
+def write_case(folder: Path, case: str, rows: Sequence[Row]) -> Iterator[Path]:
+    """A folder for the files of a case, which on success are moved to ``folder``, and its rows recorded last.
+
+    So a worker that outlived its killed command never spoils what a later one made.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    temporary = folder / f"{_WRITING}{os.getpid()}_{case}"
+    try:
+        temporary.mkdir()
+        try:
+            yield temporary
+            _move(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        with write_atomically(folder / _RECORDS / f"{case}.json") as file:
+            file.write_text(json.dumps(rows))
+    except OSError as error:
+        raise UserError(f"case {case!r}: cannot write to {folder} ({error.strerror}): {REMEDY}") from None
+
+
+def _move(source: Path, target: Path, last: str | None = None) -> None:
+    """Move all files below a folder, each at once; the named one after all others."""
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    for file in sorted(files, key=lambda path: str(path) == last):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / file, target / file)
 
 
 class Output:
@@ -57,8 +86,10 @@ class Output:
                 self.discard()
                 (self.folder / _RECORDS).mkdir(parents=True)
                 self._write_json(self.folder / _SETTINGS)
+            for left in self.folder.glob(f"{_WRITING}*"):
+                shutil.rmtree(left)
         except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror}): give another -o") from None
+            raise UserError(f"cannot write to {self.folder} ({error.strerror}): {REMEDY}") from None
 
     @property
     def is_whole(self) -> bool:
@@ -71,7 +102,17 @@ class Output:
         return {file.name.removesuffix(".json"): json.loads(file.read_text()) for file in files}
 
     def finish(self, rows: Sequence[Row], copies: dict[str, Path]) -> None:
-        """Write the table, copy some files by their new names, and put everything in its place."""
+        """Write the table, copy some files by their new names, and put everything in its place.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self._finish(rows, copies)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.place} ({error.strerror}): {REMEDY}") from None
+
+    def _finish(self, rows: Sequence[Row], copies: dict[str, Path]) -> None:
         with write_atomically(self.folder / _TABLE) as temporary, open(temporary, "w", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()
@@ -93,11 +134,7 @@ class Output:
         (self.place / _MARKER).unlink(missing_ok=True)
         if not self._settings["instances"]:
             shutil.rmtree(self.place / INSTANCES, ignore_errors=True)
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        for file in sorted(files, key=lambda path: path == self.folder / _MARKER):
-            target = self.place / file.relative_to(self.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
+        _move(self.folder, self.place, last=_MARKER)
         self.discard()
 
     def read_table(self) -> list[Row]:
