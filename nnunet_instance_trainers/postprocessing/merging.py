@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from nnunet_instance_trainers.postprocessing.volumes import Range, find_components, in_range
 
-__all__ = ["Merged", "Sources", "check_shapes", "combine_classes", "merge_members"]
+__all__ = ["Merged", "Sources", "check_shapes", "combine_classes", "merge_members", "range_distance"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class _Straddling:
             nodes.append(node)
             member.append(np.full(len(own), k))
             component.append(own)
-            distance.append(_distance(volumes[k][own - 1], ranges[k]))
+            distance.append(range_distance(volumes[k][own - 1], ranges[k]))
         self._member, self._component = np.concatenate(member), np.concatenate(component)
         self._distance = np.concatenate(distance)
         self._pairs = _overlaps([node[own] for node, own in zip(nodes, ids)])
@@ -162,7 +162,7 @@ class _Straddling:
                 blocked[neighbours[node]] = True
 
 
-def _distance(volume_ml: np.ndarray, range_: Range) -> np.ndarray:
+def range_distance(volume_ml: np.ndarray, range_: Range) -> np.ndarray:
     """Logarithm of the ratio of volumes to the nearest edge of a range that they are not in."""
     low, high = range_
     below = np.log(low / volume_ml) if low > 0 else np.full(len(volume_ml), -inf)

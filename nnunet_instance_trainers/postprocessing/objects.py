@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.scores import OVERLAP, Outcome, Pairs, Rule
 from nnunet_instance_trainers.instances import label_components, renumber
-from nnunet_instance_trainers.postprocessing.functional import _distance as range_distance
-from nnunet_instance_trainers.postprocessing.functional import in_range
+from nnunet_instance_trainers.postprocessing.merging import range_distance
+from nnunet_instance_trainers.postprocessing.volumes import in_range
 
 __all__ = ["Choice", "ObjectLists", "count_choice", "list_objects", "outcome_of"]
 
