@@ -349,7 +349,8 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
     dataset = _dataset_name(arguments.d)
     _plans_file(dataset, arguments.p)
     from nnunet_instance_trainers.evaluation.scores import Rule
-    from nnunet_instance_trainers.postprocessing.fit import Models, fit_ensemble
+    from nnunet_instance_trainers.postprocessing.fit import fit_ensemble
+    from nnunet_instance_trainers.postprocessing.fit_cases import Models
     from nnunet_instance_trainers.postprocessing.fit_report import commands, draw_sizes, format_fit
     from nnunet_instance_trainers.postprocessing.search import SCORES_TO_FIT
 

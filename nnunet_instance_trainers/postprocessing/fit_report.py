@@ -12,10 +12,11 @@ from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.evaluation.cases import bin_names
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.folders import BINS_ML
-from nnunet_instance_trainers.postprocessing.fit import Fitted, Models
+from nnunet_instance_trainers.postprocessing.estimates import Estimate
+from nnunet_instance_trainers.postprocessing.fit import Fitted
+from nnunet_instance_trainers.postprocessing.fit_cases import Models
 from nnunet_instance_trainers.postprocessing.objects import Choice, outcome_of
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan
-from nnunet_instance_trainers.postprocessing.search import Estimate
 
 __all__ = ["commands", "counts_by_size", "draw_sizes", "format_fit"]
 

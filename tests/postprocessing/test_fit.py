@@ -14,7 +14,8 @@ import SimpleITK as sitk
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.folders import evaluate
-from nnunet_instance_trainers.postprocessing.fit import LOWS, Models, _list_job, list_case, make_plan
+from nnunet_instance_trainers.postprocessing.fit import make_plan
+from nnunet_instance_trainers.postprocessing.fit_cases import LOWS, Models, find_cases, list_case
 from nnunet_instance_trainers.postprocessing.objects import Choice
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan
 from nnunet_instance_trainers.postprocessing.search import Space, Table
@@ -198,7 +199,7 @@ def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bou
                     root.write(saved, image)
                     np.savez_compressed(f"{str(saved)[:-7]}.npz", probabilities=p)
     models = Models(NAME, "2d", "nnUNetPlans", ("Small", "Large"), tuple(range(FOLDS)))
-    job, fold_of = _list_job(models, None)
+    job, fold_of = find_cases(models, None)
     lists, keys = [list_case(job, case) for case in fold_of], [c.key for c in job.labels.classes]
     space = Space(2, (), lows=LOWS)
     edges = (4 * VOXEL_ML, 16 * VOXEL_ML)
