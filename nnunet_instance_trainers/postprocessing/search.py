@@ -108,7 +108,7 @@ def size_edges(volumes_ml: np.ndarray, *, steps: int = 20, always: Sequence[floa
 
     Example:
         >>> size_edges(np.arange(1, 101) / 100, steps=4)
-        (0.05, 0.26, 0.5, 0.75)
+        (0.05, 0.25, 0.5, 0.75)
     """
     inner = np.arange(1, steps) / steps
     quantiles = np.quantile(volumes_ml, inner, method="inverted_cdf") if len(volumes_ml) else np.zeros(0)
