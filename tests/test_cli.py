@@ -67,7 +67,9 @@ def loaded_by(*commands: list[str]) -> set[str]:
 
 
 def test_help_and_path_import_nothing_heavy() -> None:
-    helps = [[command, "--help"] for command in ("path", "link", "configure", "precompute", "evaluate", "demo")]
+    helps = [
+        [command, "--help"] for command in ("path", "link", "configure", "precompute", "evaluate", "ensemble", "demo")
+    ]
     assert loaded_by(["--help"], ["--version"], ["path"], *helps) == set()
 
 
@@ -80,7 +82,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
         cli.main(["--help"])
     assert info.value.code == 0
     listed = re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE)
-    assert {"path", "link", "unlink", "trainers", "train", "predict", "configure", "precompute", "demo"} <= set(listed)
+    known = {"path", "link", "unlink", "trainers", "train", "predict", "configure", "precompute", "ensemble", "demo"}
+    assert known <= set(listed)
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

@@ -151,10 +151,14 @@ class EnsemblePlan:
             "classes": {
                 key: {
                     "members": [
-                        {"name": m.name, "low_ml": m.low_ml, "high_ml": m.high_ml if isfinite(m.high_ml) else None}
+                        {
+                            "name": m.name,
+                            "low_ml": float(m.low_ml),
+                            "high_ml": float(m.high_ml) if isfinite(m.high_ml) else None,
+                        }
                         for m in members
                     ],
-                    "min_volume_ml": self.min_volume_ml.get(key, 0.0),
+                    "min_volume_ml": float(self.min_volume_ml.get(key, 0)),
                     "hysteresis": list(pair) if (pair := self.hysteresis.get(key)) is not None else None,
                 }
                 for key, members in self.members.items()
