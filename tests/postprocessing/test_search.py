@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,16 +151,25 @@ def test_each_class_has_its_own_choice_but_the_single_model_is_one() -> None:
 
 
 def test_held_out_cases_do_not_speak() -> None:
-    """What a group is scored with does not change when that group's cases do."""
-    made = cases(specialists)
-    altered = [
-        [replace(lists, atom_instance=np.full(len(lists.atoms), -1))] if group == 0 else [lists]
-        for group, (lists,) in zip(GROUPS, made)
-    ]
-    plans = [fitted(m)[0].held_out for m in (made, altered)]
-    assert plans[0][0] == plans[1][0]
-    values = [Table(m).value(0, Choice((0,)), GROUPS == 0) for m in (made, altered)]
-    assert values[0] != values[1]
+    """Group 0 outweighs the others, and in it the specialists have changed places."""
+    other = cases(lambda random, ml, real: specialists(random, ml, real)[:, ::-1], 1, n=300)
+    made = [b if group == 0 else a for group, a, b in zip(GROUPS, cases(specialists), other)]
+    got, space = fitted(made, max_bins=2)
+    (together,) = Search(Table(made), space).choose(("bins",), np.ones(N_CASES, bool))
+    assert together.sources == (1, 0)
+    assert got.held_out[0][0].sources == (0, 1)
+
+
+def test_held_out_cases_do_not_speak_for_a_part_either() -> None:
+    """Bins gain in groups 0 and 1 alone, and show it only where one of them is fitted and the other one scored."""
+
+    def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+        return np.stack([noisy(random, real, np.full(len(ml), right)) for right in (0.6, 0.9)], 1)
+
+    made = [b if group < 2 else a for group, a, b in zip(GROUPS, cases(seen, n=10), cases(specialists, n=200))]
+    got, _ = fitted(made, max_bins=2)
+    assert "bins" in got.parts
+    assert [len(got.held_out[group][0].sources) for group in range(5)] == [1, 1, 2, 2, 2]
 
 
 def test_held_out_counts_come_from_plans_of_the_other_groups() -> None:
