@@ -12,10 +12,11 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_instance_trainers import cli
+from nnunet_instance_trainers.data.folders import find_labels
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.folders import evaluate
 from nnunet_instance_trainers.postprocessing.fit import make_plan
-from nnunet_instance_trainers.postprocessing.fit_cases import LOWS, Models, find_cases, list_case
+from nnunet_instance_trainers.postprocessing.fit_cases import LOWS, Models, _above, find_cases, list_case
 from nnunet_instance_trainers.postprocessing.objects import Choice
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan
 from nnunet_instance_trainers.postprocessing.search import Space, Table
@@ -218,6 +219,14 @@ def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bou
         for c, key in enumerate(keys):
             assert Counts(*listed[c]).f1 == pytest.approx(scored[key]["f1"], abs=bound or 1e-9)
             assert 0 < scored[key]["f1"] < 1
+
+
+def test_hysteresis_leaves_other_labels_alone_as_ensemble_does() -> None:
+    labels = find_labels({"labels": {"background": 0, "lesion": 1, "node": 2}}, Path("dataset.json"))
+    p, prediction = np.array([[[0.3, 0.9, 0.3, 0.0, 0.3]]]), np.array([[[0, 1, 2, 0, 0]]])
+    above, peak = _above(p, 0.2, prediction, labels.classes[0], labels)
+    assert above.tolist() == [[[True, True, False, False, True]]]
+    assert peak.tolist() == [[[0.9, 0.9, 0.9, 0.0, 0.3]]]
 
 
 def drop(file: Path) -> None:

@@ -85,8 +85,12 @@ def test_three_bins_are_found() -> None:
         middle = (ml >= 0.05) & (ml < 0.7)
         return np.stack([noisy(random, real, np.where(good, 0.9, 0.5)) for good in (~middle, middle)], 1)
 
-    (choice,) = fitted(cases(seen))[0].plan
+    made = cases(seen)
+    got, space = fitted(made)
+    (choice,) = got.plan
     assert choice.sources == (0, 1, 0)
+    (two,) = Search(Table(made), space).choose(("bins",), np.ones(N_CASES, bool))
+    assert len(two.sources) == 2
     assert choice.edges_ml[0] == pytest.approx(0.05, rel=0.5) and choice.edges_ml[1] == pytest.approx(0.7, rel=0.5)
 
 
