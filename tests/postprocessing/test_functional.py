@@ -144,6 +144,14 @@ def test_of_two_classes_at_one_voxel_the_earlier_member_wins() -> None:
     assert ensemble_by_volume([(b, ranges[1]), (a, ranges[0])], (1, 1))[0].tolist() == [[1, 2, 2, 2, 0]]
 
 
+def test_the_earliest_of_several_that_claim_a_class_counts() -> None:
+    """The first and the third have class 1 there, the second class 2."""
+    ranges = (0, 0.002), (0.002, 0.003), (0.003, inf)
+    images = np.array([[1, 0, 0]]), np.array([[2, 2, 0]]), np.array([[1, 1, 1]])
+    assert ensemble_by_volume(list(zip(images, ranges)), (1, 1))[0].tolist() == [[1, 2, 1]]
+    assert merge_members([image == 1 for image in images], ranges, (1, 1)).claims.tolist() == [[1, 3, 3]]
+
+
 def test_of_two_classes_of_one_member_the_first_wins() -> None:
     claims = {2: np.array([1, 1, 0], np.uint8), 1: np.array([0, 1, 1], np.uint8)}
     assert combine_classes(claims, (3,)).tolist() == [2, 2, 1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -141,3 +142,10 @@ def test_a_plan_for_other_classes_is_refused() -> None:
     assert PLAN.for_classes(["(1, 2)", "1"]) is PLAN
     with pytest.raises(UserError, match=r"made for classes 1, \(1, 2\), but dataset.json has 1, 2: give"):
         PLAN.for_classes(["1", "2"])
+
+
+def test_the_file_in_the_docs_is_a_plan() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ensembling.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    plan = EnsemblePlan.from_json(json.loads(block))
+    assert plan.rescue and plan.hysteresis == {"1": (0.3, 0.6)} and plan.members["1"][1] == Member("B", 0.05, inf)
