@@ -64,30 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     precompute.add_argument("-d", required=True, nargs="+", metavar="DATASET", help="dataset ids or names")
     precompute.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="default: all that are preprocessed")
     precompute.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
-    precompute.add_argument(
-        "-np",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        metavar="N",
-        help="worker processes (default: %(default)s)",
-    )
+    _add_processes(precompute)
 
     evaluate = add("evaluate", _evaluate, "score a folder of predictions by objects: found, missed, false, by size")
     evaluate.add_argument("-i", required=True, type=Path, metavar="PRED", help="folder of predictions")
     evaluate.add_argument("-g", required=True, type=Path, metavar="GT", help="folder of ground truth, such as labelsTs")
     evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
-    evaluate.add_argument(
-        "--instances", type=Path, metavar="DIR", help="annotators' instance maps, so that touching objects stay apart"
-    )
-    evaluate.add_argument(
-        "--match",
-        default="overlap",
-        choices=["overlap", "iou", "dice"],
-        help="an instance is found by any shared voxel, or one-to-one by IoU or Dice (default: overlap)",
-    )
-    evaluate.add_argument(
-        "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
-    )
+    _add_matching(evaluate)
     evaluate.add_argument(
         "--bins",
         type=float,
@@ -106,13 +89,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
     evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
-    evaluate.add_argument(
-        "-np",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        metavar="N",
-        help="worker processes (default: %(default)s)",
+    _add_processes(evaluate)
+
+    fitting = add(
+        "fit-ensemble", _fit_ensemble, "choose bins of size and a model for each from cross-validation, or one model"
     )
+    fitting.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    fitting.add_argument("-c", required=True, metavar="CONFIGURATION", help="such as 3d_fullres")
+    fitting.add_argument(
+        "-f", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="folds (default: 0 1 2 3 4)"
+    )
+    fitting.add_argument("--trainers", required=True, nargs="+", metavar="TRAINER", help="names of trainer classes")
+    fitting.add_argument("-o", required=True, type=Path, metavar="FILE", help="file for 'ensemble --config', .json")
+    fitting.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
+    fitting.add_argument(
+        "--score",
+        default="f1",
+        metavar="SCORE",
+        help="what to maximise: f1, f1_dice (their mean), f1_iou50, pq_iou, pq_dice, rq, sensitivity, precision, "
+        "lesion_dice or dice (default: f1)",
+    )
+    fitting.add_argument("--max-bins", type=int, default=3, metavar="N", help="most bins of a class (default: 3)")
+    _add_matching(fitting)
+    _add_processes(fitting)
+
+    ensemble = add("ensemble", _ensemble, "merge predictions of several models: each size of object from one of them")
+    member = {"nargs": "+", "action": "append", "metavar": "DIR"}
+    ensemble.add_argument(
+        "-m",
+        "--member-ml",
+        **member,
+        help="a folder of predictions and the volumes in mL that it gives, DIR:0-0.05 or DIR:0.05-; several folders "
+        "before the range are folds that vote; repeat it for each member, where two claim a voxel the earlier wins",
+    )
+    ensemble.add_argument("--member-mm2", **member, help="the same for 2D images, with areas in mm^2")
+    ensemble.add_argument("--config", type=Path, metavar="FILE", help="members and all else as fit-ensemble wrote it")
+    ensemble.add_argument(
+        "--predictions", nargs="+", default=[], metavar="NAME=DIR", help="with --config: folders; repeat NAME for folds"
+    )
+    ensemble.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the result")
+    ensemble.add_argument("--vote", type=int, metavar="N", help="folds that must agree (default: more than half)")
+    ensemble.add_argument(
+        "--rescue", action="store_true", help="keep objects that two members find, each in the other's range"
+    )
+    ensemble.add_argument("--gaps", action="store_true", help="some volumes may be in no member's range")
+    ensemble.add_argument("--min-volume-ml", type=float, metavar="ML", help="remove smaller objects from the result")
+    ensemble.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same for 2D images")
+    ensemble.add_argument("--instances", action="store_true", help="write instance maps too, to OUT/instances")
+    ensemble.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: in or above DIR)")
+    _add_processes(ensemble)
 
     compare = add("compare", _compare, "evaluated models side by side: means, intervals, ranks and tests, as CSV")
     compare.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
@@ -137,6 +162,31 @@ def _parser() -> argparse.ArgumentParser:
 def _add_pairs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pairs", nargs="+", metavar="A:B", help="models to test against each other (default: each against the first)"
+    )
+
+
+def _add_matching(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--instances", type=Path, metavar="DIR", help="annotators' instance maps, so that touching objects stay apart"
+    )
+    command.add_argument(
+        "--match",
+        default="overlap",
+        choices=["overlap", "iou", "dice"],
+        help="an instance is found by any shared voxel, or one-to-one by IoU or Dice (default: overlap)",
+    )
+    command.add_argument(
+        "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
+    )
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-np",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="worker processes (default: %(default)s)",
     )
 
 
@@ -270,8 +320,7 @@ def _precompute(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.np < 1:
         raise UserError(f"-np must be at least 1, got {arguments.np}")
-    if not 0 < arguments.threshold <= 1:
-        raise UserError(f"--threshold must be above 0 and at most 1, got {arguments.threshold:g}")
+    _check_threshold(arguments.threshold)
     if arguments.froc is not None and not 0 < arguments.froc < 1:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
     bins = arguments.bins
@@ -316,6 +365,74 @@ def _report(arguments: argparse.Namespace) -> None:
 
     write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
     print(f"wrote {arguments.o}")
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold <= 1:
+        raise UserError(f"--threshold must be above 0 and at most 1, got {threshold:g}")
+
+
+def _fit_ensemble(arguments: argparse.Namespace) -> None:
+    if arguments.np < 1:
+        raise UserError(f"-np must be at least 1, got {arguments.np}")
+    if arguments.max_bins < 1:
+        raise UserError(f"--max-bins must be at least 1, got {arguments.max_bins}")
+    _check_threshold(arguments.threshold)
+    for flag, values in (("--trainers", arguments.trainers), ("-f", arguments.f)):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(f"{flag} has {twice} twice: give each once")
+    if not os.environ.get("nnUNet_results"):
+        raise UserError(
+            "the environment variable nnUNet_results is not set: point it to nnU-Net's folder of trained models"
+        )
+    dataset = _dataset_name(arguments.d)
+    _plans_file(dataset, arguments.p)
+    from nnunet_instance_trainers.evaluation.scores import Rule
+    from nnunet_instance_trainers.postprocessing.fit import fit_ensemble
+    from nnunet_instance_trainers.postprocessing.fit_cases import Models
+    from nnunet_instance_trainers.postprocessing.fit_report import commands, draw_sizes, format_fit
+    from nnunet_instance_trainers.postprocessing.search import SCORES_TO_FIT
+
+    if arguments.score not in SCORES_TO_FIT:
+        raise UserError(f"--score must be one of {', '.join(SCORES_TO_FIT)}, got {arguments.score!r}")
+    fitted = fit_ensemble(
+        Models(dataset, arguments.c, arguments.p, tuple(arguments.trainers), tuple(arguments.f)),
+        arguments.o,
+        instances=arguments.instances,
+        rule=Rule(arguments.match, arguments.threshold),
+        score=arguments.score,
+        max_bins=arguments.max_bins,
+        n_processes=arguments.np,
+    )
+    figure = arguments.o.with_suffix(".png")
+    draw_sizes(fitted, figure)
+    print(f"\n{format_fit(fitted)}\n\nwrote {arguments.o} and {figure}; for new images:\n")
+    print("\n".join(commands(fitted.models, fitted.plan, arguments.o)))
+
+
+def _ensemble(arguments: argparse.Namespace) -> None:
+    if arguments.np < 1:
+        raise UserError(f"-np must be at least 1, got {arguments.np}")
+    given = [arguments.member_ml, arguments.member_mm2, arguments.config]
+    if sum(option is not None for option in given) != 1:
+        raise UserError("give members either with -m, or with --member-mm2, or with --config")
+    from nnunet_instance_trainers.postprocessing.folders import ensemble, format_sources
+    from nnunet_instance_trainers.postprocessing.options import read_plan
+
+    plan, predictions = read_plan(arguments)
+    rows = ensemble(
+        plan,
+        predictions,
+        arguments.o,
+        instances=arguments.instances,
+        areas=arguments.member_mm2 is not None,
+        dataset_json=arguments.djfile,
+        n_processes=arguments.np,
+    )
+    print(f"\n{format_sources(rows)}\n\nensemble: {arguments.o}")
+    if any(row["lost"] for row in rows):
+        print("lost: found by two members, but by each with a size of the other's; --rescue keeps them")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -67,7 +67,18 @@ def loaded_by(*commands: list[str]) -> set[str]:
 
 
 def test_help_and_path_import_nothing_heavy() -> None:
-    commands = ("path", "link", "configure", "precompute", "evaluate", "compare", "report", "demo")
+    commands = (
+        "path",
+        "link",
+        "configure",
+        "precompute",
+        "evaluate",
+        "compare",
+        "report",
+        "fit-ensemble",
+        "ensemble",
+        "demo",
+    )
     helps = [[command, "--help"] for command in commands]
     assert loaded_by(["--help"], ["--version"], ["path"], *helps) == set()
 
@@ -80,9 +91,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as info:
         cli.main(["--help"])
     assert info.value.code == 0
-    listed = re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE)
-    assert {"path", "link", "unlink", "trainers", "train", "predict", "configure", "precompute", "demo"} <= set(listed)
-    assert {"evaluate", "compare", "report"} <= set(listed)
+    listed = re.findall(r"^    ([\w-]+)", capsys.readouterr().out, re.MULTILINE)
+    known = {"path", "link", "unlink", "trainers", "train", "predict", "configure", "precompute", "demo"}
+    assert known | {"evaluate", "compare", "report", "fit-ensemble", "ensemble"} <= set(listed)
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

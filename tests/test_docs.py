@@ -39,7 +39,7 @@ def test_every_command_that_the_pages_name_exists():
     from nnunet_instance_trainers.cli import _parser
 
     known = set(_parser()._subparsers._group_actions[0].choices)
-    named = {name for page in PAGES for name in re.findall(r"nnunet-instance ([a-z]+)", page.read_text())}
+    named = {name for page in PAGES for name in re.findall(r"nnunet-instance ([a-z-]+)", page.read_text())}
     assert named and named <= known
 
 

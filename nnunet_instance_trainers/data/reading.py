@@ -32,7 +32,9 @@ def read_labels(
 
 
 def same_geometry(a: object, b: object) -> bool:
-    """Whether two readers' geometries, nested dictionaries of numbers, agree up to rounding in the header."""
+    """Whether two readers' geometries, nested dictionaries of numbers and names, agree up to rounding in the header."""
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same_geometry(a[key], b[key]) for key in a)
     return np.allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), rtol=1e-4, atol=1e-3)

@@ -10,16 +10,23 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from scipy import ndimage
 
-from nnunet_instance_trainers.data.reading import check_ids, read_labels, same_geometry
+from nnunet_instance_trainers.data.folders import (
+    ForegroundClass,
+    box_around,
+    check_grid,
+    read_known_labels,
+    read_probabilities,
+    voxel_volume_ml,
+)
+from nnunet_instance_trainers.data.reading import check_ids, read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
 from nnunet_instance_trainers.evaluation.scores import Detection, Rule, detect
 from nnunet_instance_trainers.instances import label_components
 
-__all__ = ["CaseResult", "EvaluatedClass", "Job", "bin_names", "evaluate_case"]
+__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
 
 SIZE_SCORES = (
     "instances",
@@ -36,27 +43,6 @@ SIZE_SCORES = (
     "f1_iou50",
     "volume_ratio",
 )
-
-
-@dataclass(frozen=True)
-class EvaluatedClass:
-    """A foreground class or region.
-
-    Attributes:
-        name: in dataset.json.
-        key: in nnU-Net's summaries, a label or a tuple of labels.
-        labels: its values in a label image.
-        channel: its place in nnU-Net's probabilities.
-    """
-
-    name: str
-    key: str
-    labels: tuple[int, ...]
-    channel: int
-
-    def mask(self, image: np.ndarray) -> np.ndarray:
-        """(*S) bool, where a label image has this class."""
-        return np.logical_or.reduce([image == label for label in self.labels])
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ class Job:
     instances: Path | None
     ending: str
     reader: type[BaseReaderWriter]
-    classes: tuple[EvaluatedClass, ...]
+    classes: tuple[ForegroundClass, ...]
     known: tuple[int, ...]
     ignore: int | None
     rule: Rule
@@ -114,16 +100,18 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     reader, name = job.reader(), f"{case}{job.ending}"
     target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
     prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
-    _check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
-    annotated = None if job.instances is None else _read_instances(job, reader, case, target, geometry)
+    check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
+    annotated = None
+    if job.instances is not None:
+        annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
     probabilities = None if job.froc is None else _read_probabilities(job, case, target.shape)
-    voxel_ml = _voxel_ml(target.shape, geometry["spacing"])
+    voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
     result = CaseResult()
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         p = None if probabilities is None else probabilities[evaluated.channel]
-        box = _box(mask | predicted if p is None else mask | predicted | (p >= job.froc))
+        box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
         mask, inside = mask[box], None if valid is None else valid[box]
         ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated[box], 0)
         detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
@@ -138,42 +126,26 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
 def _read(
     job: Job, reader: BaseReaderWriter, path: Path, case: str, ignore: int | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    labels, geometry = read_labels(reader, path, case, np.int32)
-    present = set()
-    for plane in labels:  # the whole at once would take as much memory again
-        plane = plane.ravel()
-        small = len(plane) and plane.min() >= 0 and plane.max() < 2**16
-        present.update(np.flatnonzero(np.bincount(plane)).tolist() if small else np.unique(plane).tolist())
-    unknown = sorted(present - set(job.known) - {ignore})
-    if unknown:
-        raise UserError(
-            f"case {case!r}: {path} has label {unknown[0]}, which dataset.json does not know (it has "
-            f"{', '.join(map(str, job.known))}): correct the file, or give the right dataset.json with -djfile"
-        )
-    return labels.astype(np.min_scalar_type(max(present, default=0))), geometry
+    return read_known_labels(reader, path, case, job.known if ignore is None else (*job.known, ignore))
 
 
-def _check_grid(path: Path, case: str, image: np.ndarray, own: dict, target: np.ndarray, geometry: dict) -> None:
-    if image.shape != target.shape:
-        raise UserError(
-            f"case {case!r}: {path} has shape {image.shape}, its ground truth {target.shape}: save it on that grid"
-        )
-    if not same_geometry(own, geometry):
-        raise UserError(
-            f"case {case!r}: {path} differs from its ground truth in spacing, origin or direction: save it on that "
-            "grid, or copy the header if only that is wrong"
-        )
-
-
-def _read_instances(
-    job: Job, reader: BaseReaderWriter, case: str, target: np.ndarray, geometry: dict[str, Any]
+def read_instances(
+    reader: BaseReaderWriter,
+    path: Path,
+    case: str,
+    classes: Sequence[ForegroundClass],
+    target: np.ndarray,
+    geometry: dict[str, Any],
 ) -> np.ndarray:
-    assert job.instances is not None
-    path = job.instances / f"{case}{job.ending}"
+    """Annotators' ids (*S), checked against the ground truth.
+
+    Raises:
+        UserError: they cannot be read, or do not fit it.
+    """
     ids, own = read_labels(reader, path, case, np.int32)
-    _check_grid(path, case, ids, own, target, geometry)
+    check_grid(path, case, ids, own, target, geometry)
     check_ids(ids, path, case)
-    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in job.classes])
+    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(
@@ -189,36 +161,8 @@ def _read_instances(
 
 
 def _read_probabilities(job: Job, case: str, shape: tuple[int, ...]) -> np.ndarray:
-    """nnU-Net's probabilities (C, *S), which it saves on the grid of the image as its reader gives it."""
-    path = job.predictions / f"{case}.npz"
-    try:
-        with np.load(path) as archive:
-            probabilities = archive["probabilities"]
-    except Exception:  # a damaged archive raises many kinds
-        raise UserError(
-            f"case {case!r}: cannot read probabilities from {path}: predict again with --save_probabilities"
-        ) from None
     n_channels = max(evaluated.channel for evaluated in job.classes) + 1
-    if probabilities.shape[1:] != shape or len(probabilities) < n_channels:
-        raise UserError(
-            f"case {case!r}: {path} has probabilities of shape {probabilities.shape}, expected "
-            f"{(n_channels, *shape)}: predict again with --save_probabilities"
-        )
-    return probabilities
-
-
-def _voxel_ml(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    # nnU-Net's readers give a 2D image one slice, 999 times as thick as its pixels are wide.
-    two_d = shape[0] == 1 and spacing[0] > 998 * max(spacing[1:])
-    return float(np.prod(spacing[1:] if two_d else spacing)) / 1000
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask and one voxel more, which touching an ignored voxel needs."""
-    box = ndimage.find_objects(mask.astype(np.uint8))
-    if not box:
-        return (slice(0, 1),) * mask.ndim
-    return tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box[0])
+    return read_probabilities(job.predictions / f"{case}.npz", case, shape, n_channels)
 
 
 def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float]) -> Iterator[dict[str, Any]]:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.data.folders import case_names, find_labels, find_reader, read_dataset
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.cases import (
     SIZE_SCORES,
     CaseResult,
-    EvaluatedClass,
     Job,
     bin_names,
     evaluate_case,
@@ -73,17 +67,20 @@ def evaluate(
     check_output(output)
     file, dataset = _dataset(predictions, ground_truth, dataset_json)
     cases = _cases(predictions, ground_truth, instances, dataset["file_ending"], subset, froc_threshold is not None)
+    labels = find_labels(dataset, file)
     example = ground_truth / f"{cases[0]}{dataset['file_ending']}"
     job = Job(
         predictions=predictions,
         ground_truth=ground_truth,
         instances=instances,
         ending=dataset["file_ending"],
-        reader=_reader(dataset, example),
+        reader=find_reader(dataset, example),
         rule=rule,
         bins_ml=tuple(float(edge) for edge in bins_ml),
         froc=froc_threshold,
-        **_labels(dataset, file),
+        classes=labels.classes,
+        known=labels.known,
+        ignore=labels.ignore,
     )
     results: dict[str, CaseResult] = {}
     with tqdm(total=len(cases), desc="evaluate", unit="case") as bar:
@@ -107,27 +104,21 @@ def _dataset(predictions: Path, ground_truth: Path, dataset_json: Path | None) -
         if dataset_json is not None:
             raise UserError(f"{dataset_json} is missing: give the dataset's dataset.json with -djfile")
         raise UserError(f"no dataset.json in {predictions} or beside {ground_truth}: give one with -djfile")
-    try:
-        dataset = json.loads(file.read_text())
-        if not isinstance(dataset["labels"], dict) or not isinstance(dataset["file_ending"], str):
-            raise ValueError("not as nnU-Net writes it")
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{file} is no dataset.json of nnU-Net: give the right one with -djfile") from None
-    return file, dataset
+    return file, read_dataset(file)
 
 
 def _cases(
     predictions: Path, ground_truth: Path, instances: Path | None, ending: str, subset: bool, probabilities: bool
 ) -> list[str]:
     """The cases, or a clear word about what is missing where."""
-    predicted, true = (_names(folder, ending) for folder in (predictions, ground_truth))
+    predicted, true = (case_names(folder, ending) for folder in (predictions, ground_truth))
     required = [("ground truth", ground_truth, ending, predicted - true)]
     if not subset:
         required.append(("prediction", predictions, ending, true - predicted))
     if instances is not None:
-        required.append(("instance map", instances, ending, predicted - _names(instances, ending)))
+        required.append(("instance map", instances, ending, predicted - case_names(instances, ending)))
     if probabilities:
-        required.append(("file of probabilities", predictions, ".npz", predicted - _names(predictions, ".npz")))
+        required.append(("file of probabilities", predictions, ".npz", predicted - case_names(predictions, ".npz")))
     for what, folder, suffix, missing in required:
         if missing:
             more = f" and of {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -136,46 +127,6 @@ def _cases(
                 advice += ", or use --chill to score what was predicted"
             raise UserError(f"the {what} of case {min(missing)!r}{more} is missing in {folder}: {advice}")
     return sorted(predicted)
-
-
-def _names(folder: Path, ending: str) -> set[str]:
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    names = {file.name[: -len(ending)] for file in folder.glob(f"[!.]*{ending}")}
-    if not names:
-        raise UserError(f"{folder} has no files that end in {ending}: give the folder that holds the cases")
-    return names
-
-
-def _reader(dataset: dict[str, Any], example: Path) -> type[BaseReaderWriter]:
-    # nnU-Net tries its readers on the file and prints the traceback of each that fails.
-    with redirect_stderr(io.StringIO()):
-        try:
-            return determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
-        except RuntimeError:
-            raise UserError(f"no reader of nnU-Net can open {example}: save it again") from None
-
-
-def _labels(dataset: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The fields of :class:`Job` that say which labels there are."""
-    try:
-        manager = LabelManager(dataset["labels"], dataset.get("regions_class_order"))
-    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{file} has labels that nnU-Net refuses ({error}): correct them") from None
-    keys = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-    names = {_values(value): name for name, value in dataset["labels"].items() if name != "ignore"}
-    classes = [
-        EvaluatedClass(names[_values(key)], str(key), _values(key), c if manager.has_regions else int(key))
-        for c, key in enumerate(keys)
-    ]
-    if not classes:
-        raise UserError(f"{file} has no foreground labels: add them")
-    known = tuple(int(label) for label in manager.all_labels)
-    return {"classes": tuple(classes), "known": known, "ignore": manager.ignore_label}
-
-
-def _values(label: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in np.atleast_1d(label))
 
 
 # --- after the last ----------------------------------------------------------------------------------------

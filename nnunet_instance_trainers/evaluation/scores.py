@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
 from nnunet_instance_trainers.instances.matching import match_one_to_one
 
-__all__ = ["MATCHES", "OVERLAP", "Detection", "Pairs", "Rule", "detect"]
+__all__ = ["MATCHES", "OVERLAP", "Detection", "Outcome", "Pairs", "Rule", "detect"]
+
+AnyOutcome = TypeVar("AnyOutcome", bound="Outcome")
 
 MATCHES = ("overlap", "iou", "dice")
 
@@ -89,13 +92,10 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Detection:
-    """The objects of one image and class, and what became of each.
+class Outcome:
+    """What became of the objects of one image and class.
 
     Attributes:
-        instances: (*S) ids 1..N of the target.
-        components: (*S) ids 1..M of the prediction.
-        instance_ids: (N,) the ids that the instances came with.
         pairs: what meets.
         linked: (L,) indices of the pairs that count under the rule.
         matched, iou50: (K,) indices of the one-to-one pairs at the rule's threshold and at IoU 0.5.
@@ -103,9 +103,6 @@ class Detection:
         shared_voxels, target_voxels, predicted_voxels: foreground, in objects that are left out too.
     """
 
-    instances: np.ndarray
-    components: np.ndarray
-    instance_ids: np.ndarray
     pairs: Pairs
     linked: np.ndarray
     matched: np.ndarray
@@ -114,6 +111,21 @@ class Detection:
     target_voxels: int
     predicted_voxels: int
     shared_voxels: int
+
+    @classmethod
+    def of(cls: type[AnyOutcome], pairs: Pairs, rule: Rule, **others: Any) -> AnyOutcome:
+        """Match the pairs under a rule; ``others`` are the remaining attributes."""
+        iou50 = pairs.match("iou", 0.5)
+        overlap = rule.match == "overlap"
+        matched = iou50 if overlap else pairs.match(rule.match, rule.threshold)
+        return cls(
+            pairs=pairs,
+            linked=np.arange(len(pairs.shared)) if overlap else matched,
+            matched=matched,
+            iou50=iou50,
+            shared_voxels=int(pairs.shared.sum()),
+            **others,
+        )
 
     @cached_property
     def found(self) -> np.ndarray:
@@ -187,6 +199,21 @@ class Detection:
         )
 
 
+@dataclass(frozen=True)
+class Detection(Outcome):
+    """The same with the images that the objects are in.
+
+    Attributes:
+        instances: (*S) ids 1..N of the target.
+        components: (*S) ids 1..M of the prediction.
+        instance_ids: (N,) the ids that the instances came with.
+    """
+
+    instances: np.ndarray
+    components: np.ndarray
+    instance_ids: np.ndarray
+
+
 def detect(
     instances: np.ndarray,
     prediction: np.ndarray,
@@ -229,21 +256,15 @@ def detect(
     if valid is not None:
         instances, components = _without_cut_objects(instances, components, ~valid)
     ids, components = renumber(instances)[0].view(np.int32), components.view(np.int32)  # which torch knows
-    pairs = Pairs.of(ids, components)
-    iou50 = pairs.match("iou", 0.5)
-    matched = iou50 if rule.match == "overlap" else pairs.match(rule.match, rule.threshold)
-    return Detection(
+    return Detection.of(
+        Pairs.of(ids, components),
+        rule,
         instances=ids,
         components=components,
         instance_ids=np.unique(instances[instances > 0]),
-        pairs=pairs,
-        linked=np.arange(len(pairs.shared)) if rule.match == "overlap" else matched,
-        matched=matched,
-        iou50=iou50,
         voxel_ml=voxel_ml,
         target_voxels=int(target_voxels),
         predicted_voxels=int(predicted_voxels),
-        shared_voxels=int(pairs.shared.sum()),
     )
 
 
