@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.evaluation.cases import bin_names
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.folders import BINS_ML
+from nnunet_instance_trainers.evaluation.report.charts import SizeCounts, objects_by_size
 from nnunet_instance_trainers.postprocessing.estimates import Estimate
 from nnunet_instance_trainers.postprocessing.fit import Fitted
 from nnunet_instance_trainers.postprocessing.fit_cases import Models
@@ -26,7 +26,6 @@ _REFUSED = {
     "hysteresis": "hysteresis",
     "minimum volume": "a minimum volume",
 }
-_STATES = {"found": "#2ca02c", "missed": "#3b8cff", "false": "#ff3b30"}
 
 
 def format_fit(fitted: Fitted) -> str:
@@ -130,25 +129,15 @@ def counts_by_size(fitted: Fitted, c: int, edges_ml: Sequence[float]) -> dict[st
 
 
 def draw_sizes(fitted: Fitted, file: Path, edges_ml: Sequence[float] = BINS_ML) -> None:
-    """Found, missed and false objects by size, a row per class and a panel per model and for the answer."""
-    bins = bin_names(edges_ml)
-    figure = Figure(
-        figsize=(3.2 * (len(fitted.models.trainers) + 1), 2.8 * len(fitted.keys) + 0.8), layout="constrained"
-    )
-    axes = figure.subplots(len(fitted.keys), len(fitted.models.trainers) + 1, squeeze=False, sharey="row")
-    places = np.arange(len(bins))
-    for c, row in enumerate(axes):
-        for axis, (name, by_size) in zip(row, counts_by_size(fitted, c, edges_ml).items()):
-            for k, (state, colour) in enumerate(_STATES.items()):
-                values = [getattr(counts, state) for counts in by_size]
-                bars = axis.bar(places + (k - 1) * 0.28, values, 0.26, color=colour, label=state)
-                axis.bar_label(bars, fontsize=6)
-            axis.set_xticks(places, bins, rotation=45, fontsize=7)
-            if c == 0:
-                axis.set_title(name, fontsize=9)
-        row[0].set_ylabel(f"{fitted.names[c]}: objects")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    figure.supxlabel("volume, mL; this fit: each case with the plan that was fitted without it", fontsize=8)
+    """Found, missed and false objects of all classes by size, a panel per model and for the answer."""
+    of_classes = [counts_by_size(fitted, c, edges_ml) for c in range(len(fitted.keys))]
+    sizes, notes = {}, {}
+    for name in of_classes[0]:
+        by_size = [sum(parts, Counts()) for parts in zip(*(own[name] for own in of_classes))]
+        numbers = {state: np.array([getattr(one, state) for one in by_size]) for state in ("found", "missed", "false")}
+        unknown = np.full(len(by_size), np.nan)
+        sizes[name] = SizeCounts(**numbers, sensitivity=unknown, low=unknown, high=unknown)
+        total = sum(by_size, Counts())
+        notes[name] = f"volume ratio {total.volume_ratio:.2f} \u00b7 F1 at IoU 0.5 {total.f1_iou50:.2f}"
     with write_atomically(file) as temporary:
-        figure.savefig(temporary, dpi=130)
+        objects_by_size(bin_names(edges_ml), sizes, notes).savefig(temporary, dpi=130)

@@ -203,7 +203,7 @@ def fold(name: str, width: int = 34) -> str:
 
 def _bar_label(found: float, instances: float, false: float) -> str:
     """Found of all instances, as a share where numbers would run into the next bar, and false ones below."""
-    share = f"{found:.0f}/{instances:.0f}" if instances < 1000 else f"{100 * found / instances:.0f} %"
+    share = f"{found:.0f}/{instances:.0f}" if instances < 100 else f"{100 * found / instances:.0f} %"
     return "\n".join([share] * bool(instances) + [f"+{false:.0f}"] * bool(false))
 
 

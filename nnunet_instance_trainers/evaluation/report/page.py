@@ -150,7 +150,7 @@ def _sections(models: Sequence[Evaluation], tables: Sequence[Table], images: Pat
     sections = [
         {
             "title": "Found, missed and false objects by size",
-            "text": "All cases and classes together. Above a bar: found of all instances (their share from 1,000 on), "
+            "text": "All cases and classes together. Above a bar: found of all instances (their share from 100 on), "
             "and false components after the plus. Instances stand in the bin of their own volume, false components in "
             "that of theirs.",
             "pictures": [_item(pictures.objects_by_size(bins, counts, beside))],
