@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _pass_through(argv[0], argv[1:])  # argparse would take some of nnU-Net's flags for its own
             return
         arguments = _parser().parse_args(argv)
+        if getattr(arguments, "np", 1) < 1:
+            raise UserError(f"-np must be at least 1, got {arguments.np}")
         arguments.run(arguments)
 
 
@@ -306,8 +308,6 @@ def _parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _precompute(arguments: argparse.Namespace) -> None:
-    if arguments.np < 1:
-        raise UserError(f"-np must be at least 1, got {arguments.np}")
     names = [_dataset_name(dataset) for dataset in arguments.d]
     for name in names:
         _plans_file(name, arguments.p)
@@ -318,8 +318,6 @@ def _precompute(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    if arguments.np < 1:
-        raise UserError(f"-np must be at least 1, got {arguments.np}")
     _check_threshold(arguments.threshold)
     if arguments.froc is not None and not 0 < arguments.froc < 1:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
@@ -373,8 +371,6 @@ def _check_threshold(threshold: float) -> None:
 
 
 def _fit_ensemble(arguments: argparse.Namespace) -> None:
-    if arguments.np < 1:
-        raise UserError(f"-np must be at least 1, got {arguments.np}")
     if arguments.max_bins < 1:
         raise UserError(f"--max-bins must be at least 1, got {arguments.max_bins}")
     _check_threshold(arguments.threshold)
@@ -412,8 +408,6 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
 
 
 def _ensemble(arguments: argparse.Namespace) -> None:
-    if arguments.np < 1:
-        raise UserError(f"-np must be at least 1, got {arguments.np}")
     given = [arguments.member_ml, arguments.member_mm2, arguments.config]
     if sum(option is not None for option in given) != 1:
         raise UserError("give members either with -m, or with --member-mm2, or with --config")

@@ -21,28 +21,14 @@ from nnunet_instance_trainers.data.folders import (
 )
 from nnunet_instance_trainers.data.reading import check_ids, read_labels
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.counts import Counts
+from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
 from nnunet_instance_trainers.evaluation.scores import Detection, Rule, detect
 from nnunet_instance_trainers.instances import label_components
 
 __all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
 
-SIZE_SCORES = (
-    "instances",
-    "components",
-    "found",
-    "missed",
-    "hits",
-    "false",
-    "sensitivity",
-    "precision",
-    "f1",
-    "lesion_dice",
-    "lesion_dice_found",
-    "f1_iou50",
-    "volume_ratio",
-)
+SIZE_SCORES = (*DETECTION, "lesion_dice", "lesion_dice_found", "f1_iou50", "volume_ratio")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-__all__ = ["SCORES", "Counts"]
+__all__ = ["DETECTION", "SCORES", "Counts"]
 
-SCORES = (
+DETECTION = (
     "instances",
     "components",
     "found",
@@ -17,6 +17,11 @@ SCORES = (
     "sensitivity",
     "precision",
     "f1",
+)
+"""What was found, missed and false, and its ratios; each an attribute of :class:`Counts`."""
+
+SCORES = (
+    *DETECTION,
     "fnr",
     "fdr",
     "f1_iou50",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from nnunet_instance_trainers.evaluation.ranking import interval
 from nnunet_instance_trainers.evaluation.scores import detect
 
 __all__ = ["RATES", "Candidates", "Curve", "Froc", "find_candidates", "froc", "froc_curve"]
@@ -122,13 +123,14 @@ def froc(
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     drawn = np.array([events.sensitivity_at(rates, times) for times in draws]).reshape(samples, len(rates))
     drawn = drawn[~np.isnan(drawn).any(1)]
-    intervals = [_interval(values, level) for values in drawn.T]
+    low, high = interval(drawn, level)
+    average_low, average_high = interval(drawn.mean(1), level)
     return Froc(
         curve=froc_curve(images),
         sensitivity=tuple(sensitivity.tolist()),
         average=float(sensitivity.mean()),
-        sensitivity_intervals=tuple(intervals),
-        average_interval=_interval(drawn.mean(1) if len(drawn) else drawn[:, 0], level),
+        sensitivity_intervals=tuple(zip(low.tolist(), high.tolist())),
+        average_interval=(float(average_low), float(average_high)),
     )
 
 
@@ -161,10 +163,3 @@ class _Events:
 
 def _share(part: np.ndarray, whole: float) -> np.ndarray:
     return part / whole if whole else np.full(len(part), np.nan)
-
-
-def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)

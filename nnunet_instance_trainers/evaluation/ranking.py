@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from scipy import stats
@@ -78,7 +79,7 @@ def bootstrap(numerator: np.ndarray, denominator: np.ndarray, *, resamples: int 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """The percentile interval of bootstrapped values (resamples, *R), as (low, high); nan where no draw has a value."""
     tail = (1 - confidence) / 2
-    flat = samples.reshape(len(samples), -1)
+    flat = samples.reshape(len(samples), prod(samples.shape[1:]))
     bounds = np.full((2, flat.shape[1]), np.nan)
     known = ~np.isnan(flat).all(0)
     bounds[:, known] = np.nanquantile(flat[:, known], (tail, 1 - tail), axis=0)

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-__all__ = ["count_around", "draw_cubes", "widen"]
+__all__ = ["count_around", "draw_cubes", "widen", "with_neighbours"]
 
 
 def widen(mask: Tensor, axis: int, reach: int) -> Tensor:
@@ -18,6 +18,13 @@ def widen(mask: Tensor, axis: int, reach: int) -> Tensor:
         grown.narrow(axis, step, length - step).logical_or_(mask.narrow(axis, 0, length - step))
         grown.narrow(axis, 0, length - step).logical_or_(mask.narrow(axis, step, length - step))
     return grown
+
+
+def with_neighbours(mask: Tensor) -> Tensor:
+    """A mask (B, *S) and the voxels that touch it by face, edge or corner."""
+    for axis in range(1, mask.ndim):
+        mask = widen(mask, axis, 1)
+    return mask
 
 
 def draw_cubes(shape: Sequence[int], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
-from nnunet_instance_trainers.instances.cubes import widen
+from nnunet_instance_trainers.instances.cubes import with_neighbours
 from nnunet_instance_trainers.losses.prediction import Prediction
 
 __all__ = ["Comparison"]
@@ -123,10 +123,7 @@ class Comparison:
     @cached_property
     def _beside_ignored(self) -> Tensor:
         assert self.valid is not None
-        near = ~self.valid
-        for axis in range(1, near.ndim):
-            near = widen(near, axis, 1)
-        return near
+        return with_neighbours(~self.valid)
 
     def _whole(self, objects: Objects) -> Tensor:
         if self.valid is None:

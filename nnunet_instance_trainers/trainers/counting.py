@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
-from nnunet_instance_trainers.instances.cubes import widen
+from nnunet_instance_trainers.instances.cubes import with_neighbours
 from nnunet_instance_trainers.instances.matching import match_one_to_one
 
 __all__ = ["as_counts", "count_objects"]
@@ -92,7 +92,7 @@ def _count_labels(
     # listed voxel by voxel. Objects of different labels do not meet, though they may share voxels.
     shared_ids = component_ids.masked_fill(target != predicted, 0)
     table = OverlapTable(_instance_ids(target, ids, labels_with_ids, n_labels), shared_ids)
-    near = None if valid is None else _beside(~valid)
+    near = None if valid is None else with_neighbours(~valid)
     rows, columns = _rows(table.instances, target, near), _columns(component_ids, predicted, near, n_labels)
     row, size = table.instance.cpu().numpy(), table.size.cpu().numpy()
     column = columns.index(table.components)[table.component.cpu().numpy()]
@@ -177,10 +177,3 @@ def _columns(component_ids: Tensor, labels: Tensor, near: Tensor | None, n_label
             each.append(values[1:].cpu().numpy())  # 0 is the background
     first = np.cumsum([0, *(len(size) for size in sizes[:-1])])
     return _Side(*map(np.concatenate, (sizes, of_label, touched)), first)
-
-
-def _beside(ignored: Tensor) -> Tensor:
-    """(B, *S) bool, the ignored voxels and their neighbours."""
-    for axis in range(1, ignored.ndim):
-        ignored = widen(ignored, axis, 1)
-    return ignored

@@ -13,6 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from nnunet_instance_trainers.evaluation.froc import RATES
+
 __all__ = [
     "STATES",
     "SizeCounts",
@@ -38,7 +40,6 @@ _MODELS = [  # Okabe and Ito's hues
 ]
 _GREY = "#5a5f66"
 _WIDTH = 8.6
-FROC_POINTS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,13 @@ def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapp
         order = np.lexsort((sensitivity, false_positives))
         x, y = false_positives[order], np.maximum.accumulate(sensitivity[order])
         axis.step(np.append(x, max(x[-1], 16)), np.append(y, y[-1]), where="post", color=colour, linestyle=dashes)
-        at = np.searchsorted(x, FROC_POINTS, side="right") - 1
-        axis.plot(FROC_POINTS, np.where(at < 0, 0, y[at]), linestyle="", marker=marker, color=colour, markersize=5.5)
+        at = np.searchsorted(x, RATES, side="right") - 1
+        axis.plot(RATES, np.where(at < 0, 0, y[at]), linestyle="", marker=marker, color=colour, markersize=5.5)
     axis.set_xscale("log", base=2)
-    axis.set_xticks(FROC_POINTS)
+    axis.set_xticks(RATES)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"1/{1 / x:.0f}" if x < 1 else f"{x:.0f}"))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xlim(FROC_POINTS[0] / 1.2, FROC_POINTS[-1] * 1.2)
+    axis.set_xlim(RATES[0] / 1.2, RATES[-1] * 1.2)
     axis.set_ylim(-0.03, 1.03)
     _clean(axis)
     axis.set_xlabel("false positives per image", fontsize=9)
