@@ -11,7 +11,7 @@ from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.evaluation.cases import bin_names
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.folders import BINS_ML
-from nnunet_instance_trainers.evaluation.report.charts import SizeCounts, objects_by_size
+from nnunet_instance_trainers.evaluation.report.charts import ObjectCounts, objects_by_size
 from nnunet_instance_trainers.postprocessing.estimates import Estimate
 from nnunet_instance_trainers.postprocessing.fit import Fitted
 from nnunet_instance_trainers.postprocessing.fit_cases import Models
@@ -135,8 +135,7 @@ def draw_sizes(fitted: Fitted, file: Path, edges_ml: Sequence[float] = BINS_ML) 
     for name in of_classes[0]:
         by_size = [sum(parts, Counts()) for parts in zip(*(own[name] for own in of_classes))]
         numbers = {state: np.array([getattr(one, state) for one in by_size]) for state in ("found", "missed", "false")}
-        unknown = np.full(len(by_size), np.nan)
-        sizes[name] = SizeCounts(**numbers, sensitivity=unknown, low=unknown, high=unknown)
+        sizes[name] = ObjectCounts(**numbers)
         total = sum(by_size, Counts())
         notes[name] = f"volume ratio {total.volume_ratio:.2f} \u00b7 F1 at IoU 0.5 {total.f1_iou50:.2f}"
     with write_atomically(file) as temporary:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+from nnunet_instance_trainers.data.folders import find_reader
 from nnunet_instance_trainers.data.reading import read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.files import Evaluation
@@ -106,8 +106,8 @@ class CaseLoader:
 
     def _reader(self) -> Any:
         content = {**self.dataset, "file_ending": self.ending}
-        example = str(self.folder / f"{self.case}{self.ending}")
-        return determine_reader_writer_from_dataset_json(content, example, verbose=False)()
+        example = self.folder / f"{self.case}{self.ending}"
+        return find_reader(content, example)()
 
 
 def _ending(model: Evaluation, case: str) -> str:

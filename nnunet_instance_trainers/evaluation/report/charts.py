@@ -17,6 +17,7 @@ from nnunet_instance_trainers.evaluation.froc import RATES
 
 __all__ = [
     "STATES",
+    "ObjectCounts",
     "SizeCounts",
     "dice_against_f1",
     "fold",
@@ -43,24 +44,33 @@ _WIDTH = 8.6
 
 
 @dataclass(frozen=True)
-class SizeCounts:
+class ObjectCounts:
     """Objects of one model per size bin, over all cases; arrays have one number per bin.
 
     Attributes:
         found, missed: target instances by their size.
         false: components by theirs.
-        sensitivity, low, high: found over all, with its interval.
     """
 
     found: np.ndarray
     missed: np.ndarray
     false: np.ndarray
+
+
+@dataclass(frozen=True)
+class SizeCounts(ObjectCounts):
+    """The same with the share that was found.
+
+    Attributes:
+        sensitivity, low, high: found over all, with its interval.
+    """
+
     sensitivity: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
 
-def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes: Mapping[str, str]) -> Figure:
+def objects_by_size(bins: Sequence[str], counts: Mapping[str, ObjectCounts], notes: Mapping[str, str]) -> Figure:
     """Found, missed and false objects per size bin as stacked bars, one panel per model, all on one scale.
 
     Args:
