@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from nnunet_instance_trainers import __version__, cli
+from nnunet_instance_trainers.cli.preparation import parse_settings
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.linking import VARIABLE, discovery_folder
 
@@ -197,18 +198,18 @@ def test_a_training_with_plans_that_are_not_there_does_not_start(called: list, p
     ],
 )
 def test_values_are_json_or_else_text(pairs: list[str], expected: dict) -> None:
-    assert cli._parse_settings(pairs) == expected
+    assert parse_settings(pairs) == expected
 
 
 def test_a_setting_without_a_value_is_refused() -> None:
     with pytest.raises(UserError, match="settings are KEY=VALUE, got 'num_epochs'"):
-        cli._parse_settings(["seed=1", "num_epochs"])
+        parse_settings(["seed=1", "num_epochs"])
 
 
 @pytest.mark.parametrize("pairs", [["weights=3", "weights.blob=1"], ["criterion=dice", "criterion.tversky.alpha=1"]])
 def test_a_part_of_what_has_no_parts_is_refused(pairs: list[str]) -> None:
     with pytest.raises(UserError):
-        cli._parse_settings(pairs)
+        parse_settings(pairs)
 
 
 # --- configure --------------------------------------------------------------------------------------------

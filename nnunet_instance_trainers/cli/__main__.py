@@ -1,0 +1,3 @@
+from nnunet_instance_trainers.cli import main
+
+main()

@@ -1,0 +1,97 @@
+"""Predictions scored by objects, and models side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunet_instance_trainers.cli.arguments import AddCommand, add_matching, add_pairs, add_processes, check_threshold
+from nnunet_instance_trainers.errors import UserError
+
+__all__ = ["add_commands"]
+
+
+def add_commands(add: AddCommand) -> None:
+    evaluate = add("evaluate", _evaluate, "score a folder of predictions by objects: found, missed, false, by size")
+    evaluate.add_argument("-i", required=True, type=Path, metavar="PRED", help="folder of predictions")
+    evaluate.add_argument("-g", required=True, type=Path, metavar="GT", help="folder of ground truth, such as labelsTs")
+    evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
+    add_matching(evaluate)
+    evaluate.add_argument(
+        "--bins",
+        type=float,
+        nargs="+",
+        default=[0.01, 0.05, 0.1, 0.5, 1, 5],
+        metavar="ML",
+        help="edges of size bins in mL (default: 0.01 0.05 0.1 0.5 1 5)",
+    )
+    evaluate.add_argument(
+        "--froc",
+        type=float,
+        nargs="?",
+        const=0.1,
+        metavar="P",
+        help="FROC from the probabilities beside the predictions, with candidates from probability P on (default: 0.1)",
+    )
+    evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
+    evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
+    add_processes(evaluate)
+
+    compare = add("compare", _compare, "evaluated models side by side: means, intervals, ranks and tests, as CSV")
+    compare.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
+    compare.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the tables")
+    add_pairs(compare)
+
+    report = add("report", _report, "evaluated models in one HTML file with tables, charts and pictures of cases")
+    report.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
+    report.add_argument("-o", required=True, type=Path, metavar="FILE", help="the HTML file")
+    report.add_argument("--images", type=Path, metavar="DIR", help="the cases' images, drawn below their objects")
+    add_pairs(report)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    check_threshold(arguments.threshold)
+    if arguments.froc is not None and not 0 < arguments.froc < 1:
+        raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
+    bins = arguments.bins
+    if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
+        raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
+    from nnunet_instance_trainers.evaluation.folders import evaluate, format_table
+    from nnunet_instance_trainers.evaluation.scores import Rule
+
+    evaluation = evaluate(
+        arguments.i,
+        arguments.g,
+        arguments.o,
+        instances=arguments.instances,
+        rule=Rule(arguments.match, arguments.threshold),
+        bins_ml=bins,
+        froc_threshold=arguments.froc,
+        dataset_json=arguments.djfile,
+        subset=arguments.chill,
+        n_processes=arguments.np,
+    )
+    print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.comparison import compare, write_comparison
+    from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
+
+    models = read_models(arguments.models)
+    names = [model.name for model in models]
+    tables = compare(models, None if arguments.pairs is None else parse_pairs(arguments.pairs, names))
+    write_comparison(tables, arguments.o)
+    width = max(map(len, names))
+    print(f"{'':{width}}    RA    RG    RI  volume ratio  F1 at IoU 0.5")
+    for m, name in enumerate(names):
+        ranks = "".join(f"{values[m]:6.2f}" for values in tables[0].mean_ranks.values())
+        print(f"{name:{width}}{ranks}{tables[0].mean['volume_ratio'][m]:14.2f}{tables[0].mean['f1_iou50'][m]:15.3f}")
+    print(f"wrote comparison.csv, ranks.csv and pairs.csv to {arguments.o}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.report import write_report
+
+    write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
+    print(f"wrote {arguments.o}")

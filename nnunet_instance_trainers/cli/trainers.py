@@ -1,0 +1,77 @@
+"""Finding the trainers, and nnU-Net's own commands with the trainers found."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nnunet_instance_trainers.cli.arguments import AddCommand
+from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file
+
+__all__ = ["PASSED_THROUGH", "add_commands", "pass_through"]
+
+PASSED_THROUGH = {"train": "nnUNetv2_train", "predict": "nnUNetv2_predict"}
+
+
+def add_commands(add: AddCommand) -> None:
+    add("path", _path, 'print the folder for nnU-Net: export nnUNet_extTrainer="$(nnunet-instance path)"')
+    add("link", _link, "let nnU-Net find the trainers without that variable, by one file inside nnunetv2")
+    add("unlink", _unlink, "remove that file again")
+    add("trainers", _trainers, "list the trainers, a line each")
+    add("train", None, "nnUNetv2_train with the trainers found; takes its arguments")
+    add("predict", None, "nnUNetv2_predict with the trainers found; takes its arguments")
+
+
+def _path(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.linking import discovery_folder
+
+    print(discovery_folder())
+
+
+def _link(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.linking import link
+
+    print(f"linked: {link()}")
+
+
+def _unlink(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.linking import link_file, unlink
+
+    removed = unlink()
+    print(f"removed: {removed}" if removed else f"nothing to remove: no {link_file()}")
+
+
+def _trainers(_: argparse.Namespace) -> None:
+    from nnunet_instance_trainers import trainers
+
+    width = max(map(len, trainers.__all__))
+    for name in trainers.__all__:
+        print(f"{name:{width}}  {(getattr(trainers, name).__doc__ or '').splitlines()[0]}")
+
+
+def pass_through(command: str, arguments: Sequence[str]) -> None:
+    from nnunet_instance_trainers.linking import check_torchvision, set_variable
+
+    if command == "train":
+        _check_training_arguments(arguments)
+    check_torchvision()
+    set_variable()
+    sys.argv = [PASSED_THROUGH[command], *arguments]
+    if command == "train":
+        from nnunetv2.run.run_training import run_training_entry as entry
+    else:
+        from nnunetv2.inference.predict_from_raw_data import predict_entry_point as entry
+    entry()
+
+
+def _check_training_arguments(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    for positional in ("dataset", "configuration", "fold"):
+        parser.add_argument(positional, nargs="?")
+    parser.add_argument("-p", default="nnUNetPlans")
+    for with_value in ("-tr", "-pretrained_weights", "-num_gpus", "-device"):
+        parser.add_argument(with_value)
+    known, _ = parser.parse_known_args(arguments)
+    if known.dataset is not None and not {"-h", "--help"} & set(arguments):
+        plans_file(dataset_name(known.dataset), known.p)
