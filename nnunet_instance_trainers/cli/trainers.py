@@ -18,7 +18,10 @@ def add_commands(add: AddCommand) -> None:
     add("path", _path, 'print the folder for nnU-Net: export nnUNet_extTrainer="$(nnunet-instance path)"')
     add("link", _link, "let nnU-Net find the trainers without that variable, by one file inside nnunetv2")
     add("unlink", _unlink, "remove that file again")
-    add("trainers", _trainers, "list the trainers, a line each")
+    trainers = add("trainers", _trainers, "list the trainers, a line each")
+    trainers.add_argument(
+        "--verbose", action="store_true", help="say too what numbers predicted components on each device here, and why"
+    )
     add("train", None, "nnUNetv2_train with the trainers found; takes its arguments")
     add("predict", None, "nnUNetv2_predict with the trainers found; takes its arguments")
 
@@ -42,12 +45,26 @@ def _unlink(_: argparse.Namespace) -> None:
     print(f"removed: {removed}" if removed else f"nothing to remove: no {link_file()}")
 
 
-def _trainers(_: argparse.Namespace) -> None:
+def _trainers(arguments: argparse.Namespace) -> None:
     from nnunet_instance_trainers import trainers
 
     width = max(map(len, trainers.__all__))
     for name in trainers.__all__:
         print(f"{name:{width}}  {(getattr(trainers, name).__doc__ or '').splitlines()[0]}")
+    if arguments.verbose:
+        _print_labellers()
+
+
+def _print_labellers() -> None:
+    import torch
+
+    from nnunet_instance_trainers.instances import labeller
+
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    mps = [torch.device("mps")] if torch.backends.mps.is_available() else []
+    print("\ncomponents of predictions are numbered by")
+    for device in (torch.device("cpu"), *gpus, *mps):
+        print(f"  {device!s:6}  {labeller(device)}")
 
 
 def pass_through(command: str, arguments: Sequence[str]) -> None:

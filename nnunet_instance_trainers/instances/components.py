@@ -1,4 +1,4 @@
-"""Connected components of label images, through cc3d."""
+"""Connected components of label images in NumPy, through cc3d."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Literal
 
 import cc3d
 import numpy as np
-import torch
-from torch import Tensor
 
-__all__ = ["label_batch", "label_components", "renumber"]
+__all__ = ["label_components", "renumber"]
 
 _FULL_CONNECTIVITY: dict[int, Literal[8, 26]] = {2: 8, 3: 26}
 
@@ -48,19 +46,6 @@ def label_components(labels: np.ndarray) -> tuple[np.ndarray, int]:
         out_dtype=np.uint32,
     )
     return ids, int(n)
-
-
-def label_batch(masks: Tensor) -> Tensor:
-    """Number the connected components of a batch of masks, each sample from 1 on.
-
-    Args:
-        masks: (B, *S) bool.
-
-    Returns:
-        (B, *S) int32 ids on the device of the masks.
-    """
-    ids = [label_components(mask)[0].view(np.int32) for mask in masks.detach().cpu().numpy()]
-    return torch.from_numpy(np.stack(ids)).to(masks.device)
 
 
 def renumber(ids: np.ndarray) -> tuple[np.ndarray, int]:

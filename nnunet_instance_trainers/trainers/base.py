@@ -22,6 +22,7 @@ from nnunet_instance_trainers.data.dataset import InstanceDataset
 from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, write_atomically
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError, one_line_exit
+from nnunet_instance_trainers.instances import labeller
 from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
 from nnunet_instance_trainers.losses.problems import ClassProblems
@@ -223,6 +224,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             with write_atomically(self._record) as temporary:
                 temporary.write_text(json.dumps({"source": self.instance_source}))
         self.print_to_log_file(f"instance ids: {self.instance_source}; {self.settings}")
+        self.print_to_log_file(f"components of predictions on {self.device}: {labeller(self.device)}")
 
     def on_epoch_end(self) -> None:
         means = self.loss_record.end_epoch(self.current_epoch, write=self.local_rank == 0)
