@@ -30,8 +30,8 @@ class InstanceDataset(nnUNetDatasetBlosc2):
 class SegmentationWithInstances:
     """A segmentation and its ids, read lazily; nnU-Net's loader crops it as it crops an array.
 
-    Ids are made consecutive inside each crop, before the loader casts it to int16, so a case may hold any
-    number of instances as long as no crop holds more than 32,767.
+    Ids that do not fit the int16 to which the loader casts are made consecutive inside the crop, so a case may hold
+    any number of instances as long as no crop holds more than 32,767.
     """
 
     def __init__(self, identifier: str, segmentation: blosc2.NDArray, ids: blosc2.NDArray) -> None:
@@ -42,9 +42,11 @@ class SegmentationWithInstances:
         self.dtype = np.dtype(np.int16)
 
     def __getitem__(self, index) -> np.ndarray:
-        segmentation = self.segmentation[index]
-        ids = [self._consecutive(channel) for channel in self.ids[index]]
-        return np.concatenate((segmentation.astype(np.int16, copy=False), np.stack(ids)))
+        segmentation, ids = self.segmentation[index], self.ids[index]
+        both = np.empty((len(segmentation) + len(ids), *segmentation.shape[1:]), dtype=np.int16)
+        both[: len(segmentation)] = segmentation
+        both[len(segmentation) :] = ids if ids.max(initial=0) <= MAX_IDS else [*map(self._consecutive, ids)]
+        return both
 
     def _consecutive(self, ids: np.ndarray) -> np.ndarray:
         consecutive, n = renumber(ids)
@@ -53,4 +55,4 @@ class SegmentationWithInstances:
                 f"case {self.identifier!r}: a crop holds {n} instances, more than the {MAX_IDS} that "
                 "nnU-Net's int16 segmentations can carry: use a smaller patch size in the plans"
             )
-        return consecutive.astype(np.int16)
+        return consecutive

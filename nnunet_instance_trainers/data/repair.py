@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances import label_components, renumber
 
 __all__ = ["repair_ids"]
 
@@ -36,8 +36,8 @@ def repair_ids(ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
         (array([[0, 7, 7, 0, 8]]), 1)
     """
     foreground = labels > 0
-    ids = np.where(foreground, ids, 0).astype(ids.dtype)
-    missing = np.argwhere(foreground & (ids == 0))
+    ids = ids * foreground
+    missing = np.stack(np.unravel_index(np.flatnonzero(foreground & (ids == 0)), ids.shape), -1)
     offsets = np.array(sorted(product((-1, 0, 1), repeat=ids.ndim), key=lambda o: np.abs(o).sum())[1:])
     astray = len(missing)
     first_round = True
@@ -52,7 +52,10 @@ def repair_ids(ids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
             at = tuple(missing.T)
             orphans = np.zeros_like(labels)
             orphans[at] = labels[at]
-            ids[at] = ids.max() + label_components(orphans)[0][at].astype(ids.dtype)
+            numbered, n = label_components(orphans)
+            if int(ids.max()) + n > np.iinfo(ids.dtype).max:
+                ids = renumber(ids)[0].astype(ids.dtype)
+            ids[at] = ids.max() + numbered[at].astype(ids.dtype)
             break
     return ids, astray
 

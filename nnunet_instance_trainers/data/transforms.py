@@ -17,14 +17,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
+from functools import cache, reduce
 
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from nnunet_instance_trainers.data.repair import repair_ids
 from nnunet_instance_trainers.errors import UserError
@@ -47,7 +48,7 @@ _KEY = "regression_target"
 
 
 class _InstanceChannels(BasicTransform):
-    """Appends one id channel (labels) or one per region to the segmentation.
+    """Appends one id channel (labels) or one per region to the segmentation, at every scale of deep supervision.
 
     Args:
         channels: the labels, or with ``regions`` the region channels, that get ids.
@@ -61,20 +62,20 @@ class _InstanceChannels(BasicTransform):
 
     def apply(self, data_dict: dict, **params) -> dict:
         segmentation = data_dict["segmentation"]
-        ids = [torch.from_numpy(i.astype(np.int16)) for i in self._ids(data_dict, self._classes(segmentation))]
-        data_dict["segmentation"] = torch.cat((segmentation.to(torch.int16), torch.stack(ids)))
+        scales = segmentation if isinstance(segmentation, list) else [segmentation]
+        ids = torch.from_numpy(
+            np.stack(self._ids(data_dict, self._classes(scales[0])), dtype=np.int16, casting="unsafe")
+        )
+        with_ids = [torch.cat((scale.to(torch.int16), downsample_nearest(ids, scale.shape[1:]))) for scale in scales]
+        data_dict["segmentation"] = with_ids if isinstance(segmentation, list) else with_ids[0]
         return data_dict
 
     def _classes(self, segmentation: Tensor) -> list[np.ndarray]:
         """Per id channel, the classes (*S) whose voxels need an id."""
         if self.regions:
-            chosen = [
-                segmentation[c] if c in self.channels else torch.zeros_like(segmentation[c])
-                for c in range(self.regions)
-            ]
-            return [region.numpy().astype(np.int16) for region in chosen]
+            return [segmentation[c].numpy().astype(np.int16) * (c in self.channels) for c in range(self.regions)]
         labels = segmentation[0].numpy()
-        return [np.where(np.isin(labels, self.channels), labels, 0)]
+        return [labels * reduce(np.logical_or, (labels == channel for channel in self.channels))]
 
     @abstractmethod
     def _ids(self, data_dict: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
@@ -110,7 +111,7 @@ class RepairInstances(_InstanceChannels):
     min_voxels = 100
 
     def _ids(self, data_dict: dict, classes: list[np.ndarray]) -> list[np.ndarray]:
-        carried = data_dict.pop(_KEY).numpy().astype(np.int32)
+        carried = data_dict.pop(_KEY).numpy().astype(np.int16)
         repaired = []
         for channel, labels in zip(carried, classes):
             ids, astray = repair_ids(channel, labels)
@@ -139,7 +140,7 @@ class TakeInstances(BasicTransform):
         segmentation = data_dict["segmentation"]
         last = 1 + self.n_channels
         # The loader pads with -1.
-        data_dict[_KEY] = segmentation[1:last].clamp(min=0).float()
+        data_dict[_KEY] = segmentation[1:last].float().clamp_(min=0)
         data_dict["segmentation"] = torch.cat((segmentation[:1], segmentation[last:]))
         return data_dict
 
@@ -167,9 +168,28 @@ class SpatialWithInstances(BasicTransform):
         return data_dict
 
 
+def downsample_nearest(ids: Tensor, shape: Sequence[int]) -> Tensor:
+    """Ids (K, *S) at the voxels that nnU-Net's deep supervision takes for a scale of a shape, without its detour over
+    floats."""
+    for axis, (size, new_size) in enumerate(zip(ids.shape[1:], shape), start=1):
+        if size != new_size:
+            ids = ids[(slice(None),) * axis + (_nearest(size, new_size),)]
+    return ids
+
+
+@cache
+def _nearest(size: int, new_size: int) -> slice | Tensor:
+    """The places along an axis that ``interpolate(mode="nearest-exact")`` takes; evenly spaced ones as a slice."""
+    places = interpolate(torch.arange(size, dtype=torch.float32)[None, None], new_size, mode="nearest-exact")[
+        0, 0
+    ].long()
+    steps = places.diff().unique()
+    return slice(int(places[0]), int(places[-1]) + 1, int(steps[0])) if len(steps) == 1 else places
+
+
 def with_labelled_instances(transforms: ComposeTransforms, channels: Sequence[int], regions: int) -> ComposeTransforms:
     """nnU-Net's transforms with instances of the source ``patch``."""
-    return _before_downsampling(list(transforms.transforms), LabelInstances(channels, regions))
+    return ComposeTransforms([*transforms.transforms, LabelInstances(channels, regions)])
 
 
 def with_precomputed_instances(
@@ -177,10 +197,4 @@ def with_precomputed_instances(
 ) -> ComposeTransforms:
     """nnU-Net's transforms with instances of the source ``precomputed``."""
     carried = [SpatialWithInstances(t) if isinstance(t, SpatialTransform) else t for t in transforms.transforms]
-    return _before_downsampling([TakeInstances(max(regions, 1)), *carried], RepairInstances(channels, regions))
-
-
-def _before_downsampling(transforms: list[BasicTransform], last: BasicTransform) -> ComposeTransforms:
-    downsampling = bool(transforms) and isinstance(transforms[-1], DownsampleSegForDSTransform)
-    position = len(transforms) - 1 if downsampling else len(transforms)
-    return ComposeTransforms([*transforms[:position], last, *transforms[position:]])
+    return ComposeTransforms([TakeInstances(max(regions, 1)), *carried, RepairInstances(channels, regions)])

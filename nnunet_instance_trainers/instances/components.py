@@ -61,8 +61,12 @@ def renumber(ids: np.ndarray) -> tuple[np.ndarray, int]:
         >>> renumber(np.array([[7, 0, 3]]))[0].tolist()
         [[2, 0, 1]]
     """
-    occupied = ids > 0
-    present, places = np.unique(ids[occupied], return_inverse=True)
-    consecutive = np.zeros(ids.shape, dtype=np.uint32)
-    consecutive[occupied] = places + 1
-    return consecutive, len(present)
+    largest = int(ids.max(initial=0))
+    if largest > ids.size or ids.min(initial=0) < 0:  # a list of all ids up to the largest would be too long
+        present, places = np.unique(np.where(ids > 0, ids, 0), return_inverse=True)
+        first = int(present[0] > 0)
+        return (places.reshape(ids.shape) + first).astype(np.uint32), len(present) - 1 + first
+    occurs = np.zeros(largest + 1, dtype=bool)
+    occurs[ids] = True
+    occurs[0] = False
+    return np.where(occurs, occurs.cumsum(dtype=np.uint32), np.uint32(0))[ids], np.count_nonzero(occurs)

@@ -182,3 +182,10 @@ def test_foreground_everywhere_without_any_id_is_one_astray_object(shape: tuple[
 def test_without_foreground_nothing_is_left(shape: tuple[int, ...]) -> None:
     repaired, astray = repair_ids(np.full(shape, 9, np.int32), np.zeros(shape, np.int16))
     assert (repaired.shape, repaired.any(), astray) == (shape, False, 0)
+
+
+def test_new_objects_find_a_number_however_high_the_ids_are() -> None:
+    ids = np.array([[32_767, 0, 0, 32_766, 0, 0, 0]], dtype=np.int16)
+    labels = np.array([[1, 0, 0, 1, 0, 0, 1]], dtype=np.int16)
+    repaired, astray = repair_ids(ids, labels)
+    assert repaired.dtype == np.int16 and repaired.tolist() == [[2, 0, 0, 1, 0, 0, 3]] and astray == 1

@@ -51,12 +51,13 @@ class Spy:
         ids = data_dict["regression_target"].clone()
         data_dict = self.repair(**data_dict)
         n_ids = len(ids)
+        full_scale = data_dict["segmentation"][0]
         self.seen.append(
             (
                 data_dict["image"].clone(),
                 ids,
-                data_dict["segmentation"][:-n_ids].clone(),
-                data_dict["segmentation"][-n_ids:].clone(),
+                full_scale[:-n_ids].clone(),
+                full_scale[-n_ids:].clone(),
             )
         )
         return data_dict
@@ -270,6 +271,18 @@ def test_components_of_a_patch_are_those_of_each_class():
     regions = torch.stack((labels[0] > 0, labels[0] == 2))
     ids = LabelInstances([1], regions=2)(image=None, segmentation=regions)["segmentation"]
     assert ids.shape == (4, 8, 8) and not ids[2].any() and ((ids[3] > 0) == (labels[0] == 2)).all()
+
+
+@pytest.mark.parametrize("shape", [(17, 9), (8, 31, 12), (64, 64)])
+def test_ids_are_downsampled_as_nnunet_downsamples_labels(shape):
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+
+    from nnunet_instance_trainers.data.transforms import downsample_nearest
+
+    ids = torch.randint(0, 30_000, (2, *shape), dtype=torch.int16)
+    for scale in (1, 0.5, 0.25, 0.4, 0.7, 0.125):
+        (expected,) = DownsampleSegForDSTransform([[scale] * len(shape)])(segmentation=ids)["segmentation"]
+        assert torch.equal(downsample_nearest(ids, expected.shape[1:]), expected)
 
 
 def test_too_many_components_in_a_patch_are_refused():

@@ -87,3 +87,13 @@ def test_renumbered_ids_are_consecutive_and_keep_objects_and_order() -> None:
     assert n == 3 and consecutive.dtype == np.uint32
     assert consecutive.tolist() == [[3, 0, 1], [1, 2, 0]]
     assert renumber(np.zeros((2, 3), dtype=int))[1] == 0
+
+
+@pytest.mark.parametrize("largest", [20, 4_000_000])
+def test_renumbering_is_the_rank_among_the_ids(largest: int) -> None:
+    """Few or many ids above the number of voxels, and what is below 0 is background."""
+    ids = np.random.default_rng(largest).integers(-2, largest, (6, 7))
+    ranks = {i: rank for rank, i in enumerate(sorted(set(ids[ids > 0].tolist())), start=1)}
+    consecutive, n = renumber(ids)
+    assert n == len(ranks) and consecutive.dtype == np.uint32
+    assert consecutive.tolist() == [[ranks.get(i, 0) for i in row] for row in ids.tolist()]
