@@ -17,6 +17,8 @@ import argparse
 import csv
 import ctypes
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -36,6 +38,7 @@ from nnunet_instance_trainers.instances import label_components
 from nnunet_instance_trainers.losses import CompoundLoss, PixelLoss
 from nnunet_instance_trainers.losses.terms import make_term
 
+MONAI = ("MONAI DiceCELoss", "MONAI GeneralizedDiceFocalLoss", "MONAI TverskyLoss")
 PREDICTIONS = ("half", "0.5", "0.1", "0.05", "0.01", "smooth", "good")
 Pass = Callable[[], torch.Tensor]
 
@@ -46,9 +49,12 @@ def stock_loss(**changes: float) -> DC_and_CE_loss:
     return DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss, **changes)
 
 
-def loss_of(trainer: str) -> CompoundLoss:
-    """The loss that a trainer builds, at one scale."""
-    settings = Settings.resolve(getattr(trainers, trainer), {}, where="benchmark")
+def loss_of(name: str) -> Callable[..., torch.Tensor]:
+    """The loss that a trainer builds, at one scale, or one of MONAI's, which see no instances."""
+    if name in MONAI:
+        loss = getattr(import_module("monai.losses"), name.removeprefix("MONAI "))(to_onehot_y=True, softmax=True)
+        return lambda logits, labels, ids: loss(logits, labels)
+    settings = Settings.resolve(getattr(trainers, name), {}, where="benchmark")
     variants = {
         "nnunet": stock_loss,
         "nnunet_ce": lambda: stock_loss(weight_dice=0),
@@ -180,6 +186,7 @@ def draw(rows: list[dict[str, Any]], file: Path, title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainers", nargs="+", default=trainers.__all__, choices=trainers.__all__, metavar="TRAINER")
+    parser.add_argument("--monai", action="store_true", help="MONAI's pixel losses too, where it is installed")
     parser.add_argument("--shape", type=int, nargs="+", default=[128, 128, 128], help="of a sample")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--instances", type=int, nargs="+", default=[10, 800], help="boxes per sample")
@@ -202,7 +209,7 @@ def main() -> None:
     heads = [f"{int(targets[n][1].amax())} inst." if kind == "half" else kind for n, kind in conditions]
     print(f"{'time over Dice+CE':36}", *(f"{head:>10}" for head in heads), f"{'memory':>10}")
     rows = []
-    for trainer in arguments.trainers:
+    for trainer in [*arguments.trainers, *(MONAI if arguments.monai and find_spec("monai") else ())]:
         own = []
         for n, kind in tqdm(conditions, desc=trainer, leave=False):
             labels, ids = (target.to(arguments.device) for target in targets[n])
