@@ -180,6 +180,16 @@ class Settings:
         "Where instance ids come from: components of the augmented patch, or maps made by 'nnunet-instance "
         "precompute'. null takes the maps where there are any.",
     )
+    sampling: str | float = _setting(
+        "voxel",
+        "'voxel', 'instance' or a number from 0 to 1",
+        lambda value: value in ("voxel", "instance") or (_is_number(value) and 0 <= value <= 1),
+        "power of an instance's volume",
+        "What is drawn to be the centre of a patch that must show foreground, in training and validation: one of the "
+        "class's voxels, as nnU-Net does, or one of its instances, each as likely as another ('instance', the same as "
+        "0) or in proportion to a power of its volume. All but 'voxel' need what 'nnunet-instance precompute' makes, "
+        "whatever the source.",
+    )
     scales: str | int = _setting(
         "all",
         "'all' or a whole number >= 1",
@@ -305,6 +315,11 @@ class Settings:
     def needs_ids(self) -> bool:
         """Whether a term needs instance ids."""
         return bool(set(self.terms) - NEED_NO_IDS)
+
+    @property
+    def sampling_power(self) -> float | None:
+        """The power of the volume by which instances are drawn, None where voxels are."""
+        return {"voxel": None, "instance": 0.0}.get(self.sampling, self.sampling)
 
     def channels(self, labels: Mapping[str, Any], has_regions: bool) -> list[int]:
         """The output channels of the classes that get the instance terms.

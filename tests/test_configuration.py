@@ -44,6 +44,11 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
     "weighted_criterion": ("one of bce, focal, dice, asl", ["bce", "focal", "dice", "asl"], ["tversky", None]),
     "max_weight": ("null or a number > 0", [None, 1, 100.0], [0, -1, "1", True]),
     "source": ("null, 'patch' or 'precomputed'", [None, "patch", "precomputed"], ["none", "", 0, False, ["patch"]]),
+    "sampling": (
+        "'voxel', 'instance' or a number from 0 to 1",
+        ["voxel", "instance", 0, 0.5, 1],
+        ["Voxel", "", None, True, -0.5, 1.5, float("nan"), "0.5", ["voxel"]],
+    ),
     "scales": ("'all' or a whole number >= 1", ["all", 1, 3], ["first", 0, -1, 1.0, True, None, [1]]),
     "classes": ("'all' or a list of names", ["all", ["a"], ("b", "a")], ["a", [], [1], None, 1, {"a": 1}]),
     "checkpoint_metric": ("'dice', 'f1' or 'mean'", ["dice", "f1", "mean"], ["Dice", None, "", 1, ["f1"]]),
@@ -264,3 +269,8 @@ def test_region_channels_are_those_of_nnunet() -> None:
     for name, region in (("whole", (1, 2, 3)), ("core", (2, 3)), ("cyst", 3)):
         (channel,) = Settings(classes=[name]).channels(REGIONS, manager.has_regions)
         assert manager.foreground_regions[channel] == region
+
+
+@pytest.mark.parametrize("sampling, power", [("voxel", None), ("instance", 0), (0, 0), (0.5, 0.5), (1, 1)])
+def test_sampling_is_a_power_of_the_volume_or_nnunets_own(sampling: Any, power: float | None) -> None:
+    assert resolve({"sampling": sampling}).sampling_power == power

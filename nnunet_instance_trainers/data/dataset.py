@@ -1,4 +1,4 @@
-"""nnU-Net's dataset with instance maps beside the segmentation."""
+"""nnU-Net's dataset with instance maps beside the segmentation, and centres of patches drawn by instance."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_instance_trainers.data.maps import map_file, maps_folder
+from nnunet_instance_trainers.data.sampling import InstanceSampler
 from nnunet_instance_trainers.data.transforms import MAX_IDS
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import renumber
 
-__all__ = ["InstanceDataset", "SegmentationWithInstances"]
+__all__ = ["InstanceDataset", "SampledDataset", "SegmentationWithInstances"]
 
 
-class InstanceDataset(nnUNetDatasetBlosc2):
+class SampledDataset(nnUNetDatasetBlosc2):
+    """A preprocessed dataset that hands out the centres of patches that a sampler draws, without one nnU-Net's."""
+
+    sampler: InstanceSampler | None = None
+
+    def load_case(self, identifier: str):
+        data, segmentation, previous, properties = super().load_case(identifier)
+        if self.sampler is not None:
+            locations = self.sampler.class_locations(identifier, properties["class_locations"])
+            properties = {**properties, "class_locations": locations}
+        return data, segmentation, previous, properties
+
+
+class InstanceDataset(SampledDataset):
     """A preprocessed dataset whose segmentations have instance ids as channels 1..n.
 
     The maps are read from the sibling folder ``<data identifier>_instances``.

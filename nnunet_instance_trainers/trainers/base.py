@@ -18,8 +18,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
-from nnunet_instance_trainers.data.dataset import InstanceDataset
+from nnunet_instance_trainers.data.dataset import InstanceDataset, SampledDataset
 from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, write_atomically
+from nnunet_instance_trainers.data.sampling import InstanceSampler
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 from nnunet_instance_trainers.instances import labeller
@@ -164,21 +165,41 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
 
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
-        if self.instance_source == "none":
+        sampler = self._sampler()
+        if self.instance_source == "none" and sampler is None:
             return training, validation
         if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
             raise UserError(
                 f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
                 "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
             )
-        if self.instance_source == "patch":
+        if self.instance_source == "patch" and sampler is None:
             return training, validation
         cases = sorted({*training.identifiers, *validation.identifiers})
         verify(self.preprocessed_dataset_folder, cases, self.instance_channels, self._precompute_command)
-        return tuple(
-            InstanceDataset(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage)
+        dataset_class = InstanceDataset if self.instance_source == "precomputed" else SampledDataset
+        datasets = tuple(
+            dataset_class(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage)
             for d in (training, validation)
         )
+        for dataset in datasets:
+            dataset.sampler = sampler
+        return datasets
+
+    def _sampler(self) -> InstanceSampler | None:
+        """What draws the centres of patches by instance, None where nnU-Net draws them by voxel."""
+        power = self.settings.sampling_power
+        if power is None:
+            return None
+        folder = maps_folder(self.preprocessed_dataset_folder)
+        if not Manifest.file(folder).is_file():
+            raise UserError(
+                f"setting 'sampling' needs the tables of instances, and there are none in {folder}: run "
+                f"'{self._precompute_command}', or set it to 'voxel'"
+            )
+        regions = self.label_manager.foreground_regions if self.n_regions else None
+        keys = {channel: regions[channel] if regions else channel for channel in self.instance_channels}
+        return InstanceSampler(folder, keys, regions is not None, power)
 
     def _choose_source(self) -> str:
         """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""
