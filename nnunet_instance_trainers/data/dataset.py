@@ -7,7 +7,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_instance_trainers.data.maps import map_file, maps_folder
-from nnunet_instance_trainers.data.sampling import InstanceSampler
+from nnunet_instance_trainers.data.sampling import InstanceSampler, LocationsWhenAsked
 from nnunet_instance_trainers.data.transforms import MAX_IDS
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import renumber
@@ -23,7 +23,7 @@ class SampledDataset(nnUNetDatasetBlosc2):
     def load_case(self, identifier: str):
         data, segmentation, previous, properties = super().load_case(identifier)
         if self.sampler is not None:
-            locations = self.sampler.class_locations(identifier, properties["class_locations"])
+            locations = LocationsWhenAsked(self.sampler, identifier, properties["class_locations"])
             properties = {**properties, "class_locations": locations}
         return data, segmentation, previous, properties
 

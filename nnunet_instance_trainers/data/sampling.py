@@ -7,8 +7,9 @@ a list with one voxel, of an instance drawn here, leaves it no other choice and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from nnunet_instance_trainers.data.maps import table_file
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["InstanceSampler"]
+__all__ = ["InstanceSampler", "LocationsWhenAsked"]
 
 Key = int | tuple[int, ...]
 
@@ -73,3 +74,27 @@ class InstanceSampler:
             raise UserError(
                 f"case {case!r}: cannot read the table of instances {path}: run 'nnunet-instance precompute' again"
             ) from None
+
+
+class LocationsWhenAsked(Mapping[Key, np.ndarray]):
+    """A case's ``class_locations``, drawn when the loader looks at them.
+
+    It does so only for a patch that must show foreground (with an ignore label for every patch), so that the others
+    read no table.
+    """
+
+    def __init__(self, sampler: InstanceSampler, case: str, stock: Mapping[Key, np.ndarray]) -> None:
+        self.sampler, self.case, self.stock = sampler, case, stock
+
+    @cached_property
+    def _drawn(self) -> dict[Key, np.ndarray]:
+        return self.sampler.class_locations(self.case, self.stock)
+
+    def __getitem__(self, key: Key) -> np.ndarray:
+        return self._drawn[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._drawn)
+
+    def __len__(self) -> int:
+        return len(self._drawn)

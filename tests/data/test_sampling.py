@@ -251,7 +251,7 @@ def test_centres_are_voxels_of_each_class_or_region_and_the_training_runs(boxes,
         stock = stock_dataset.load_case(case)[3]["class_locations"]
         segmentation = stock_dataset.load_case(case)[1][:][0]
         for _ in range(20):
-            locations = loader._data.load_case(case)[3]["class_locations"]
+            locations = dict(loader._data.load_case(case)[3]["class_locations"])
             assert list(locations) == list(stock)
             for key, labels in classes.items():
                 ((channel, *voxel),) = locations.pop(key)
@@ -346,6 +346,27 @@ def test_no_voxel_of_an_image_or_a_map_is_read_for_it(boxes, monkeypatch):
     for array in (data, segmentation):
         with pytest.raises(AssertionError, match="was read"):
             array[:]
+
+
+@pytest.mark.nnunet
+def test_only_a_patch_that_must_show_foreground_reads_the_table(boxes):
+    precompute(BOXES)
+    loader = ready(make(boxes, BOXES)).dataloader_train.data_loader
+    (boxes[0].preprocessed / BOXES / "nnUNetPlans_3d_fullres_instances" / "case_0.npz").unlink()
+    data, _, _, properties = loader._data.load_case("case_0")
+    loader.get_bbox(data.shape[1:], False, properties["class_locations"])
+    with pytest.raises(UserError, match="case 'case_0': cannot read the table"):
+        loader.get_bbox(data.shape[1:], True, properties["class_locations"])
+
+
+@pytest.mark.nnunet
+def test_the_voxel_of_a_patch_is_drawn_once(boxes):
+    precompute(CLASSES)
+    _, _, _, properties = ready(make(boxes, CLASSES)).dataloader_train.data_loader._data.load_case("case_0")
+    locations = properties["class_locations"]
+    assert (
+        len({tuple(map(tuple, locations[1])) for _ in range(20)}) == 1 and len(locations) == len(dict(locations)) == 2
+    )
 
 
 @pytest.mark.nnunet
