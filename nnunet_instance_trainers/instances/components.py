@@ -69,4 +69,4 @@ def renumber(ids: np.ndarray) -> tuple[np.ndarray, int]:
     occurs = np.zeros(largest + 1, dtype=bool)
     occurs[ids] = True
     occurs[0] = False
-    return np.where(occurs, occurs.cumsum(dtype=np.uint32), np.uint32(0))[ids], np.count_nonzero(occurs)
+    return np.where(occurs, occurs.cumsum(dtype=np.uint32), np.uint32(0))[ids], int(occurs.sum())
