@@ -15,7 +15,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.dataset import InstanceDataset
@@ -147,8 +147,29 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     # --- data ---------------------------------------------------------------------------------------------
 
     def get_dataloaders(self):
-        self.instance_source = self._choose_source()
-        return super().get_dataloaders()
+        """nnU-Net's, of the source; a mistake that one process finds stops all, with its line."""
+        loaders, mistake = None, None
+        try:
+            self._check_shares()
+            self.instance_source = self._choose_source()
+            loaders = super().get_dataloaders()
+        except UserError as error:
+            mistake = str(error)
+        first = next(filter(None, self._of_all_processes(mistake)), None)
+        if first is not None:
+            raise UserError(first)
+        return loaders
+
+    def _check_shares(self) -> None:
+        """Refuse what nnU-Net's batch Dice cannot gather: shares of the batch of different sizes."""
+        plan, settings = self.configuration_manager, self.settings
+        dice = settings.pixel_loss in ("nnunet", "nnunet_dice") and settings.weights["pixel"] > 0
+        if self.is_ddp and dice and plan.batch_dice and plan.batch_size % distributed.get_world_size():
+            raise UserError(
+                f"nnU-Net's batch Dice cannot share a batch of {plan.batch_size} between {distributed.get_world_size()} "
+                f"GPUs: set batch_size of configuration {self.configuration_name!r} to a multiple in the plans, or "
+                "give another -num_gpus"
+            )
 
     def get_training_transforms(self, *args, **kwargs):
         return self._with_instances(super().get_training_transforms(*args, **kwargs))
@@ -174,6 +195,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         if self.instance_source == "patch":
             return training, validation
         cases = sorted({*training.identifiers, *validation.identifiers})
+        if self.is_ddp:  # each process checks its share
+            cases = cases[self.local_rank :: distributed.get_world_size()]
         verify(self.preprocessed_dataset_folder, cases, self.instance_channels, self._precompute_command)
         return tuple(
             InstanceDataset(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage)
@@ -227,6 +250,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         self.print_to_log_file(f"components of predictions on {self.device}: {labeller(self.device)}")
 
     def on_epoch_end(self) -> None:
-        means = self.loss_record.end_epoch(self.current_epoch, write=self.local_rank == 0)
+        means = self.loss_record.end_epoch(
+            self.current_epoch, of_all_processes=self._of_all_processes, write=self.local_rank == 0
+        )
         self.print_to_log_file("loss parts:", ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
         super().on_epoch_end()
