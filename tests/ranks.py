@@ -146,7 +146,7 @@ class Weights(nn.Module):
 
 
 def step(trainer, batch: dict[str, Any], samples: list[int]) -> dict[str, Any]:
-    """Loss, its parts and the gradient of some samples; in several processes the gradient is the mean that DDP takes."""
+    """Loss, its parts and the gradient of some samples; several processes have the mean gradient that DDP takes."""
     scales = [scale[samples] for scale in batch["target"]]
     if not trainer.settings.needs_ids:  # its own loader gives none
         scales = [scale[:, : -max(trainer.n_regions, 1)] for scale in scales]

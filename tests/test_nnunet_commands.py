@@ -97,3 +97,22 @@ def test_a_dataset_that_is_not_preprocessed_is_one_line(boxes):
         f"nnunet-instance: error: there is no dataset 123 in {boxes[0].preprocessed}: "
         "run 'nnUNetv2_plan_and_preprocess -d 123', or give the full name"
     ]
+
+
+@pytest.mark.parametrize("status", [1, 3])
+def test_of_several_processes_one_that_ends_with_its_line_leaves_no_traceback(monkeypatch, status):
+    """nnU-Net starts them by torch's spawn, which raises where one has ended; other ways to end stay as they are."""
+    from nnunetv2.run import run_training
+    from torch.multiprocessing import ProcessExitedException, start_processes
+
+    from nnunet_instance_trainers.cli import main
+
+    def entry():
+        start_processes(lambda rank: sys.exit(status), nprocs=2, start_method="fork")
+
+    monkeypatch.setenv("nnUNet_extTrainer", "")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(run_training, "run_training_entry", entry)
+    with pytest.raises(SystemExit if status == 1 else ProcessExitedException) as stop:
+        main(["train"])
+    assert status != 1 or stop.value.code == 1

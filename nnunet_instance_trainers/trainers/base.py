@@ -162,13 +162,17 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
 
     def _check_shares(self) -> None:
         """Refuse what nnU-Net's batch Dice cannot gather: shares of the batch of different sizes."""
-        plan, settings = self.configuration_manager, self.settings
-        dice = settings.pixel_loss in ("nnunet", "nnunet_dice") and settings.weights["pixel"] > 0
-        if self.is_ddp and dice and plan.batch_dice and plan.batch_size % distributed.get_world_size():
+        plan, pixel_loss = self.configuration_manager, self.settings.pixel_loss
+        if not self.is_ddp or not plan.batch_dice or "pixel" not in self.settings.parts:
+            return
+        # With regions nnU-Net computes its Dice at weight 0 too.
+        has_dice = pixel_loss in ("nnunet", "nnunet_dice") or (pixel_loss == "nnunet_ce" and self.n_regions > 0)
+        n_processes = distributed.get_world_size()
+        if has_dice and plan.batch_size % n_processes:
             raise UserError(
-                f"nnU-Net's batch Dice cannot share a batch of {plan.batch_size} between {distributed.get_world_size()} "
-                f"GPUs: set batch_size of configuration {self.configuration_name!r} to a multiple in the plans, or "
-                "give another -num_gpus"
+                f"nnU-Net's batch Dice cannot share a batch of {plan.batch_size} between {n_processes} GPUs: set "
+                f"batch_size of configuration {self.configuration_name!r} to a multiple in the plans, or give another "
+                "-num_gpus"
             )
 
     def get_training_transforms(self, *args, **kwargs):
