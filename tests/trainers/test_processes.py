@@ -15,7 +15,7 @@ import torch
 
 pytestmark = pytest.mark.nnunet
 
-SECONDS = 240
+SECONDS = 600
 TRAININGS = ["patch", "precomputed", "uneven", "scales"]
 
 
