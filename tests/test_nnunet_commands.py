@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
 import shutil
@@ -20,7 +22,6 @@ import pickle, sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 trainer = recursive_find_trainer_class_by_name("nnUNetTrainerBlob")
 assert pickle.loads(pickle.dumps(trainer)) is trainer
-import multiprocessing
 print("found in", trainer.__module__)
 """
 
@@ -54,6 +55,70 @@ def test_the_link_does_too_and_goes_away_again():
         run(["nnunet-instance", "unlink"])
     assert not link_file().exists()
     assert "Could not find requested nnunet trainer" in run([sys.executable, "-c", FIND], expect=1).stderr
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_second_external_folder_lies_beside_ours(tmp_path, monkeypatch, ours_first):
+    """Its trainers may build on ours, and one of another version's discovery folder is the installed class too."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+
+    from nnunet_instance_trainers.linking import discovery_folder
+    from nnunet_instance_trainers.trainers import nnUNetTrainerBlob
+
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "mine.py").write_text(
+        "from nnunet_instance_trainers.trainers import nnUNetTrainerBlob\n"
+        "class nnUNetTrainerMine(nnUNetTrainerBlob): ...\n"
+    )
+    shutil.copytree(discovery_folder(), tmp_path / "older")
+    folders = [str(tmp_path / "theirs"), str(tmp_path / "older")]
+    folders.insert(0 if ours_first else 2, str(discovery_folder()))
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(folders))
+    for _ in range(2):
+        assert find("nnUNetTrainerBlob") is nnUNetTrainerBlob
+        assert issubclass(find("nnUNetTrainerMine"), nnUNetTrainerBlob)
+
+
+def test_train_adds_our_folder_to_the_users_own(tmp_path, monkeypatch):
+    from nnunetv2.run import run_training
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
+
+    from nnunet_instance_trainers.cli import main
+    from nnunet_instance_trainers.trainers import nnUNetTrainerBlob
+
+    (tmp_path / "mine.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class nnUNetTrainerMine(nnUNetTrainer): ...\n"
+    )
+    found = []
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(
+        run_training, "run_training_entry", lambda: found.extend(map(find, ("nnUNetTrainerMine", "nnUNetTrainerBlob")))
+    )
+    main(["train"])
+    assert (found[0].__name__, found[1]) == ("nnUNetTrainerMine", nnUNetTrainerBlob)
+
+
+def test_no_name_of_ours_is_one_of_nnunets():
+    """nnU-Net takes the first class of a name, its own before others, and imports discovery/ as top-level modules."""
+    import nnunetv2
+
+    from nnunet_instance_trainers import trainers
+    from nnunet_instance_trainers.linking import discovery_folder, link_file
+
+    files = [path for path in Path(nnunetv2.__path__[0]).rglob("*.py") if path != link_file()]
+    trees = [ast.parse(path.read_text()) for path in files]
+    classes = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert {"nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainer_5epochs"} <= classes
+    package = Path(trainers.__file__).parent
+    ours = {node.name for path in package.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ClassDef)}  # fmt: skip
+    assert set(trainers.__all__) < ours and not ours & classes
+    modules = {path.stem for path in discovery_folder().glob("*.py")} - {"__init__"}
+    assert modules and not modules & {path.stem for path in files} and not modules & sys.stdlib_module_names
+    for module in modules:
+        assert importlib.util.find_spec(module) is None and module.startswith("nnunet_instance_trainers")
 
 
 @pytest.mark.parametrize("trainer", ["nnUNetTrainerBlob", "nnUNetTrainerInstance", "nnUNetTrainerICI"])
@@ -97,3 +162,22 @@ def test_a_dataset_that_is_not_preprocessed_is_one_line(boxes):
         f"nnunet-instance: error: there is no dataset 123 in {boxes[0].preprocessed}: "
         "run 'nnUNetv2_plan_and_preprocess -d 123', or give the full name"
     ]
+
+
+@pytest.mark.parametrize("status", [1, 3])
+def test_of_several_processes_one_that_ends_with_its_line_leaves_no_traceback(monkeypatch, status):
+    """nnU-Net starts them by torch's spawn, which raises where one has ended; other ways to end stay as they are."""
+    from nnunetv2.run import run_training
+    from torch.multiprocessing import ProcessExitedException, start_processes
+
+    from nnunet_instance_trainers.cli import main
+
+    def entry():
+        start_processes(lambda rank: sys.exit(status), nprocs=2, start_method="fork")
+
+    monkeypatch.setenv("nnUNet_extTrainer", "")
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(run_training, "run_training_entry", entry)
+    with pytest.raises(SystemExit if status == 1 else ProcessExitedException) as stop:
+        main(["train"])
+    assert status != 1 or stop.value.code == 1

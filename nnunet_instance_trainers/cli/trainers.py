@@ -79,7 +79,14 @@ def pass_through(command: str, arguments: Sequence[str]) -> None:
         from nnunetv2.run.run_training import run_training_entry as entry
     else:
         from nnunetv2.inference.predict_from_raw_data import predict_entry_point as entry
-    entry()
+    from torch.multiprocessing import ProcessExitedException
+
+    try:
+        entry()
+    except ProcessExitedException as error:
+        if error.exit_code != 1:
+            raise
+        raise SystemExit(1) from None  # one of several processes ended with a line of its own
 
 
 def _check_training_arguments(arguments: Sequence[str]) -> None:

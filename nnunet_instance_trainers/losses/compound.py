@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from nnunet_instance_trainers.losses.averaging import class_means
 from nnunet_instance_trainers.losses.modules import ClassLoss
@@ -68,10 +69,19 @@ class CompoundLoss(nn.Module):
         """The loss of one batch; with deep supervision all arguments are lists, the full scale first."""
         # The terms come first, so that the backward pass frees the pixel loss's images before it makes theirs.
         of_terms = self._over_scales(output, target, instances) if self.terms else ()
-        values = {"pixel": self.pixel_loss(output, target)} if self.weights["pixel"] else {}
+        scales = [output] if isinstance(output, Tensor) else output
+        values = {}
+        if self.weights["pixel"]:
+            pixel = self.pixel_loss(output, target)
+            # nnU-Net's cross-entropy is a plain 0 where every voxel is ignored.
+            values["pixel"] = pixel if isinstance(pixel, Tensor) else _attached_zero(scales[:1])
         values.update(zip(self.terms, of_terms))
         self.values = {name: value.detach() for name, value in values.items()}
-        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+        loss = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+        if dist.is_available() and dist.is_initialized():
+            # DDP stops where a parameter got no gradient, such as that of a scale that nothing looks at.
+            loss = loss + _attached_zero(scales)
+        return loss
 
     def _over_scales(self, output, target, instances) -> Tensor:  # type: ignore[no-untyped-def]
         if self.scale_weights is None:
@@ -86,3 +96,8 @@ class CompoundLoss(nn.Module):
         """(number of terms,) at one scale."""
         comparisons = self.problems(output, target, instances)
         return class_means([[term.average(c) for c in comparisons] for term in self.terms.values()])  # type: ignore[operator]
+
+
+def _attached_zero(scales: Sequence[Tensor]) -> Tensor:
+    """0 that is attached to every scale, with a zero gradient."""
+    return torch.stack([scale[:0].sum() for scale in scales]).sum()

@@ -15,7 +15,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.dataset import InstanceDataset, SampledDataset
@@ -148,8 +148,33 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     # --- data ---------------------------------------------------------------------------------------------
 
     def get_dataloaders(self):
-        self.instance_source = self._choose_source()
-        return super().get_dataloaders()
+        """nnU-Net's, of the source; a mistake that one process finds stops all, with its line."""
+        loaders, mistake = None, None
+        try:
+            self._check_shares()
+            self.instance_source = self._choose_source()
+            loaders = super().get_dataloaders()
+        except UserError as error:
+            mistake = str(error)
+        first = next(filter(None, self._of_all_processes(mistake)), None)
+        if first is not None:
+            raise UserError(first)
+        return loaders
+
+    def _check_shares(self) -> None:
+        """Refuse what nnU-Net's batch Dice cannot gather: shares of the batch of different sizes."""
+        plan, pixel_loss = self.configuration_manager, self.settings.pixel_loss
+        if not self.is_ddp or not plan.batch_dice or "pixel" not in self.settings.parts:
+            return
+        # With regions nnU-Net computes its Dice at weight 0 too.
+        has_dice = pixel_loss in ("nnunet", "nnunet_dice") or (pixel_loss == "nnunet_ce" and self.n_regions > 0)
+        n_processes = distributed.get_world_size()
+        if has_dice and plan.batch_size % n_processes:
+            raise UserError(
+                f"nnU-Net's batch Dice cannot share a batch of {plan.batch_size} between {n_processes} GPUs: set "
+                f"batch_size of configuration {self.configuration_name!r} to a multiple in the plans, or give another "
+                "-num_gpus"
+            )
 
     def get_training_transforms(self, *args, **kwargs):
         return self._with_instances(super().get_training_transforms(*args, **kwargs))
@@ -176,6 +201,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         if self.instance_source == "patch" and sampler is None:
             return training, validation
         cases = sorted({*training.identifiers, *validation.identifiers})
+        if self.is_ddp:  # each process checks its share
+            cases = cases[self.local_rank :: distributed.get_world_size()]
         verify(self.preprocessed_dataset_folder, cases, self.instance_channels, self._precompute_command)
         dataset_class = InstanceDataset if self.instance_source == "precomputed" else SampledDataset
         datasets = tuple(
@@ -248,6 +275,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         self.print_to_log_file(f"components of predictions on {self.device}: {labeller(self.device)}")
 
     def on_epoch_end(self) -> None:
-        means = self.loss_record.end_epoch(self.current_epoch, write=self.local_rank == 0)
+        means = self.loss_record.end_epoch(
+            self.current_epoch, of_all_processes=self._of_all_processes, write=self.local_rank == 0
+        )
         self.print_to_log_file("loss parts:", ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
         super().on_epoch_end()

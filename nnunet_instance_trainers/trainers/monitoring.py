@@ -6,8 +6,9 @@ nnU-Net's own logger raises on keys that it does not know and is replaced when a
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -69,9 +70,19 @@ class LossRecord:
         for part, value in values.items():
             self._steps.setdefault(f"{phase}_{part}", []).append(value)
 
-    def end_epoch(self, epoch: int, *, write: bool = True) -> dict[str, float]:
-        """Return the means of this epoch and write its row; only one of several processes should write."""
-        means = {name: torch.stack(values).float().mean().item() for name, values in self._steps.items()}
+    def end_epoch(
+        self, epoch: int, *, of_all_processes: Callable[[Any], list[Any]] = lambda own: [own], write: bool = True
+    ) -> dict[str, float]:
+        """Return the means of this epoch over all steps of all processes, and write its row.
+
+        Args:
+            epoch: its number.
+            of_all_processes: gives what every process handed to it; called once.
+            write: only one of several processes should.
+        """
+        own = {name: (torch.stack(values).float().sum().item(), len(values)) for name, values in self._steps.items()}
+        processes = of_all_processes(own)
+        means = {name: sum(p[name][0] for p in processes) / sum(p[name][1] for p in processes) for name in own}
         self._steps = {}
         self._table.rows.append({"epoch": str(epoch), **{name: f"{mean:.6g}" for name, mean in means.items()}})
         if write:

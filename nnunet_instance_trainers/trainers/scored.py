@@ -71,11 +71,7 @@ class nnUNetTrainerScored(nnUNetTrainer):
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         super().on_validation_epoch_end(val_outputs)
-        counts = np.sum([step["objects"] for step in val_outputs], 0)
-        if self.is_ddp:
-            of_processes: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(of_processes, counts)
-            counts = np.sum(of_processes, 0)
+        counts = np.sum(self._of_all_processes(np.sum([step["objects"] for step in val_outputs], 0)), 0)
         average = self.logger.get_value("ema_fg_dice", step=-1)
         self.scores, self._is_best = self.score_record.end_epoch(
             self.current_epoch,
@@ -84,6 +80,14 @@ class nnUNetTrainerScored(nnUNetTrainer):
             best_dice=self._best_ema is None or average > self._best_ema,
             write=self.local_rank == 0,
         )
+
+    def _of_all_processes(self, own: Any) -> list[Any]:
+        """``own`` of each process, in the order of their ranks; every process must call this."""
+        if not self.is_ddp:
+            return [own]
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, own)
+        return gathered
 
     def _class_names(self) -> list[str]:
         """The foreground classes or regions, in the order of nnU-Net's scores."""

@@ -109,6 +109,16 @@ def test_without_terms_it_is_the_pixel_loss() -> None:
     assert CompoundLoss(nn.MSELoss(), {}, {"pixel": 0.5})(x, x - 2, None).item() == 2
 
 
+def test_a_pixel_loss_of_plain_0_is_taken() -> None:
+    """As nnU-Net's cross-entropy is where every voxel is ignored."""
+    output = image(0.5, 0.25).requires_grad_()
+    loss = CompoundLoss(lambda *_: 0, {}, {"pixel": 2.0}, problems=PROBABILITIES)
+    value = loss(output, image(1, 0), None)
+    value.backward()
+    assert value.item() == 0 and output.grad is not None and (output.grad == 0).all()
+    assert loss.values["pixel"].item() == 0
+
+
 def test_values_are_detached_and_of_the_last_call() -> None:
     loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0, "a": 1.0}, problems=PROBABILITIES)
     x = image(3, 4).requires_grad_()

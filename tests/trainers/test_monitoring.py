@@ -103,3 +103,17 @@ def test_only_one_of_several_processes_writes(tmp_path: Path) -> None:
     record.add("train", {"pixel": torch.tensor(2.0)})
     assert record.end_epoch(0, write=False) == {"train_pixel": 2.0}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mean_is_over_the_steps_of_all_processes(tmp_path: Path) -> None:
+    record = LossRecord(tmp_path / "losses.csv", ["pixel"], first_epoch=0)
+    for value in (1.0, 2.0, 3.0):
+        record.add("train", {"pixel": torch.tensor(value)})
+    handed = []
+
+    def of_all_processes(own: dict) -> list[dict]:
+        handed.append(own)
+        return [own, {"train_pixel": (14.0, 1)}]
+
+    assert record.end_epoch(0, of_all_processes=of_all_processes) == {"train_pixel": 5.0}  # (1 + 2 + 3 + 14) / 4
+    assert handed == [{"train_pixel": (6.0, 3)}]
