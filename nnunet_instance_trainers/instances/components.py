@@ -52,7 +52,7 @@ def renumber(ids: np.ndarray) -> tuple[np.ndarray, int]:
     """Make ids consecutive, in the same order.
 
     Args:
-        ids: (*S) integers, 0 is background.
+        ids: (*S) integers or booleans, 0 is background.
 
     Returns:
         (*S) uint32 ids 1..n, and n.
@@ -61,6 +61,7 @@ def renumber(ids: np.ndarray) -> tuple[np.ndarray, int]:
         >>> renumber(np.array([[7, 0, 3]]))[0].tolist()
         [[2, 0, 1]]
     """
+    ids = ids.astype(np.uint8) if ids.dtype == bool else ids
     largest = int(ids.max(initial=0))
     if largest > ids.size or ids.min(initial=0) < 0:  # a list of all ids up to the largest would be too long
         present, places = np.unique(np.where(ids > 0, ids, 0), return_inverse=True)
