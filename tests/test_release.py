@@ -29,12 +29,12 @@ import importlib.util, multiprocessing, sys
 if __name__ == "__main__":
     assert importlib.util.find_spec("nnunet_instance_trainers") is None
     from nnunetv2.inference import predict_from_raw_data as nnunet
-    multiprocessing.cpu_count = lambda: 1  # nnU-Net's number of threads; more of them wait for each other on a busy machine
+    multiprocessing.cpu_count = lambda: 1  # as many threads, which wait for each other on a busy machine
     images, model, by_folder, by_name = sys.argv[1:]
-    sys.argv = ["", "-i", images, "-o", by_folder, "-m", model, "-f", "0", "1", "-device", "cpu", "-npp", "1", "-nps", "1"]
+    both = ["", "-i", images, "-f", "0", "1", "-device", "cpu"]
+    sys.argv = [*both, "-o", by_folder, "-m", model, "-npp", "1", "-nps", "1"]
     nnunet.predict_entry_point_modelfolder()
-    name = ["-d", "902", "-c", "3d_fullres", "-f", "0", "1", "-device", "cpu", "-npp", "0", "-nps", "0"]
-    sys.argv = ["", "-i", images, "-o", by_name, *name]
+    sys.argv = [*both, "-o", by_name, "-d", "902", "-c", "3d_fullres", "-npp", "0", "-nps", "0"]
     nnunet.predict_entry_point()
     assert not any(name.startswith("nnunet_instance_trainers") for name in sys.modules)
 """
@@ -281,7 +281,7 @@ def test_a_copy_that_predicts_otherwise_is_removed(trained, model, tmp_path, mon
     images = trained.root / "images" if where == "image" else None
     says = "case 'case_0': the copy predicts otherwise" if where == "image" else "fold 0: the copy predicts otherwise"
     with pytest.raises(UserError, match=says):
-        copying.release(model, tmp_path / "out", images=images)
+        copying.release(replace(model, folds=(0,)), tmp_path / "out", images=images)
     assert not (tmp_path / "out").exists()
     assert comparing.load(model, [0]).trainer_name == model.trainer
 
