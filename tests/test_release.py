@@ -80,6 +80,11 @@ def trained(_boxes, tmp_path_factory):
         case = {"prediction_file": "/home/somebody/Mrs_Smith.nii.gz"}
         summary = {"foreground_mean": {"Dice": 0.5}, "mean": {}, "metric_per_case": [case]}
         (fold / "validation" / "summary.json").write_text(json.dumps(summary))
+        estimate = fold.parent / "crossval_results_folds_0"
+        estimate.mkdir()
+        for name in ("summary.json", "postprocessing.json"):
+            (estimate / name).write_text(json.dumps(summary))
+        (estimate / "postprocessing.pkl").write_bytes(b"nnU-Net's")
         images = folders.root / "images"
         images.mkdir()
         shutil.copy(folders.raw / CLASSES / "imagesTr" / "case_0_0000.nii.gz", images)
@@ -197,9 +202,12 @@ def test_the_folder_has_what_nnunets_export_takes_and_names_no_case(trained, mod
         "fold_0/checkpoint_final.pth",
         "fold_0/progress.png",
         "fold_0/validation/summary.json",
+        "crossval_results_folds_0/summary.json",
+        "crossval_results_folds_0/postprocessing.pkl",
     }
     origin = json.loads(files["released_from.json"])
     assert (origin["trainer"], origin["checkpoint"], origin["folds"]) == (model.trainer, "checkpoint_final.pth", [0])
+    assert files["fold_0/validation/summary.json"] == files["crossval_results_folds_0/summary.json"]
     assert json.loads(files["fold_0/validation/summary.json"]) == {"foreground_mean": {"Dice": 0.5}, "mean": {}}
     assert not any(b"Smith" in content or b"somebody" in content for content in files.values())
     plans = json.loads(files["plans.json"])

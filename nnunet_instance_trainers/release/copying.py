@@ -121,8 +121,8 @@ def _copy(model: TrainedModel, copy: TrainedModel) -> None:
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
         _copy_file(model.folder / name, copy.folder / name)
     estimate = f"crossval_results_folds_{folds_tuple_to_string(model.folds)}"
-    for name in ("postprocessing.pkl", "postprocessing.json"):
-        _copy_file(model.folder / estimate / name, copy.folder / estimate / name)
+    # postprocessing.json, which nnU-Net writes for readers, names folders of this machine.
+    _copy_file(model.folder / estimate / "postprocessing.pkl", copy.folder / estimate / "postprocessing.pkl")
     _copy_means(model.folder / estimate / "summary.json", copy.folder / estimate / "summary.json")
     origin = _origin(model)
     for fold in tqdm(model.folds, desc=f"release, {model.configuration}", unit="fold"):

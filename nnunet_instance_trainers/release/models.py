@@ -29,7 +29,7 @@ class TrainedModel:
         results: that folder.
         dataset: its full name.
         configuration, plans, trainer: names of nnU-Net's.
-        folds: numbers, or ``"all"`` alone.
+        folds: numbers or ``"all"``.
         checkpoint: the name of the file in each fold.
     """
 
