@@ -79,6 +79,7 @@ def test_help_and_path_import_nothing_heavy() -> None:
         "fit-ensemble",
         "ensemble",
         "demo",
+        "release",
     )
     helps = [[command, "--help"] for command in commands]
     assert loaded_by(["--help"], ["--version"], ["path"], *helps) == set()

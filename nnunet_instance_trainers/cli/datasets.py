@@ -1,4 +1,4 @@
-"""The datasets that commands name, in nnU-Net's folder of preprocessed ones."""
+"""The datasets that commands name, in nnU-Net's folders of preprocessed ones and of trained models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["dataset_name", "plans_file", "read_json"]
+__all__ = ["dataset_name", "plans_file", "read_json", "results_folder", "trained_dataset_name"]
 
 
 def dataset_name(dataset: str) -> str:
@@ -20,14 +20,33 @@ def dataset_name(dataset: str) -> str:
             "the environment variable nnUNet_preprocessed is not set: point it to nnU-Net's folder of "
             "preprocessed datasets"
         )
+    return _full_name(Path(folder), dataset, f"run 'nnUNetv2_plan_and_preprocess -d {dataset}'")
+
+
+def results_folder() -> Path:
+    """nnU-Net's folder of trained models."""
+    folder = os.environ.get("nnUNet_results")
+    if not folder:
+        raise UserError(
+            "the environment variable nnUNet_results is not set: point it to nnU-Net's folder of trained models"
+        )
+    return Path(folder)
+
+
+def trained_dataset_name(dataset: str) -> str:
+    """The folder name of a dataset with trained models given by id or name."""
+    return _full_name(results_folder(), dataset, "train it")
+
+
+def _full_name(folder: Path, dataset: str, remedy: str) -> str:
     if dataset.startswith("Dataset"):
         return dataset
     if not dataset.isdigit():
         raise UserError(f"a dataset is an id such as 27 or a name such as Dataset027_ACDC, got {dataset!r}")
-    names = sorted(path.name for path in Path(folder).glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
+    names = sorted(path.name for path in folder.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
     if len(names) != 1:
         found = f"{len(names)} datasets have the id {dataset}" if names else f"there is no dataset {dataset}"
-        raise UserError(f"{found} in {folder}: run 'nnUNetv2_plan_and_preprocess -d {dataset}', or give the full name")
+        raise UserError(f"{found} in {folder}: {remedy}, or give the full name")
     return names[0]
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from nnunet_instance_trainers.cli.arguments import AddCommand, add_matching, add_processes, check_threshold
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file
+from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, results_folder
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["add_commands"]
@@ -71,10 +70,7 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise UserError(f"{flag} has {twice} twice: give each once")
-    if not os.environ.get("nnUNet_results"):
-        raise UserError(
-            "the environment variable nnUNet_results is not set: point it to nnU-Net's folder of trained models"
-        )
+    results_folder()
     dataset = dataset_name(arguments.d)
     plans_file(dataset, arguments.p)
     from nnunet_instance_trainers.evaluation.scores import Rule

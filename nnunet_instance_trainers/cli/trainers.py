@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnunet_instance_trainers.cli.arguments import AddCommand
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file
+from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, results_folder, trained_dataset_name
+from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["PASSED_THROUGH", "add_commands", "pass_through"]
 
@@ -24,6 +26,27 @@ def add_commands(add: AddCommand) -> None:
     )
     add("train", None, "nnUNetv2_train with the trainers found; takes its arguments")
     add("predict", None, "nnUNetv2_predict with the trainers found; takes its arguments")
+
+    release = add("release", _release, "copy a trained model, so that plain nnU-Net predicts with it; checked")
+    release.add_argument("-d", required=True, metavar="DATASET", help="dataset id or name")
+    release.add_argument("-c", required=True, metavar="CONFIGURATION", help="such as 3d_fullres")
+    release.add_argument("-tr", required=True, metavar="TRAINER", help="the trainer that it was trained with")
+    release.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
+    release.add_argument(
+        "-f", type=_fold, nargs="+", default=[0, 1, 2, 3, 4], metavar="FOLD", help="folds or all (default: 0 1 2 3 4)"
+    )
+    release.add_argument(
+        "-chk", default="checkpoint_final.pth", metavar="NAME", help="checkpoint (default: checkpoint_final.pth)"
+    )
+    release.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder of results for the copy")
+    release.add_argument("-i", type=Path, metavar="IMAGES", help="images, whose predictions must be equal")
+    release.add_argument(
+        "-device", default="cpu", choices=["cpu", "cuda", "mps"], help="where IMAGES are predicted (default: cpu)"
+    )
+
+
+def _fold(text: str) -> int | str:
+    return text if text == "all" else int(text)
 
 
 def _path(_: argparse.Namespace) -> None:
@@ -99,3 +122,27 @@ def _check_training_arguments(arguments: Sequence[str]) -> None:
     known, _ = parser.parse_known_args(arguments)
     if known.dataset is not None and not {"-h", "--help"} & set(arguments):
         plans_file(dataset_name(known.dataset), known.p)
+
+
+def _release(arguments: argparse.Namespace) -> None:
+    folds = list(dict.fromkeys(arguments.f))
+    if Path(arguments.chk).name != arguments.chk:
+        raise UserError(f"-chk {arguments.chk} is a path: give the name of the file in each fold")
+    if arguments.i is not None and not arguments.i.is_dir():
+        raise UserError(f"-i {arguments.i} is no folder: give the folder of some images")
+    dataset = trained_dataset_name(arguments.d)
+    from nnunet_instance_trainers.linking import check_torchvision, set_variable
+
+    check_torchvision()
+    set_variable()
+    from nnunet_instance_trainers.release import TrainedModel, release
+
+    model = TrainedModel(results_folder(), dataset, arguments.c, arguments.p, arguments.tr, tuple(folds), arguments.chk)
+    folders = release(model, arguments.o, images=arguments.i, device=arguments.device)
+    print("\nreleased; plain nnU-Net predicts with:\n")
+    for folder in folders:
+        stage = " -prev_stage_predictions PREVIOUS" if folder != folders[0] else ""
+        print(
+            f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {folder} "
+            f"-f {' '.join(map(str, folds))}{stage}"
+        )

@@ -6,7 +6,7 @@ import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_instance_trainers.data.maps import map_file, maps_folder
+from nnunet_instance_trainers.data.maps import map_file, maps_folder, open_map
 from nnunet_instance_trainers.data.sampling import InstanceSampler, LocationsWhenAsked
 from nnunet_instance_trainers.data.transforms import MAX_IDS
 from nnunet_instance_trainers.errors import UserError
@@ -37,7 +37,7 @@ class InstanceDataset(SampledDataset):
     def load_case(self, identifier: str):
         data, segmentation, previous, properties = super().load_case(identifier)
         path = map_file(maps_folder(self.source_folder), identifier)
-        ids = blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
+        ids = open_map(path, dparams={"nthreads": 1}, **self.mmap_kwargs)
         return data, SegmentationWithInstances(identifier, segmentation, ids), previous, properties
 
 

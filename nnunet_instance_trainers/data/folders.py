@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
-from nnunet_instance_trainers.data.reading import read_labels, same_geometry
+from nnunet_instance_trainers.data.reading import read_labels, refuse_detached, same_geometry
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = [
@@ -78,7 +80,7 @@ class Labels:
 # --- dataset.json ------------------------------------------------------------------------------------------
 
 
-def read_dataset(file: Path) -> dict[str, Any]:
+def read_dataset(file: Path, remedy: str = "give the right one with -djfile") -> dict[str, Any]:
     """The contents of a dataset.json.
 
     Raises:
@@ -86,10 +88,11 @@ def read_dataset(file: Path) -> dict[str, Any]:
     """
     try:
         dataset = json.loads(file.read_text())
-        if not isinstance(dataset["labels"], dict) or not isinstance(dataset["file_ending"], str):
+        # The ending becomes part of paths and of patterns of file names.
+        if not isinstance(dataset["labels"], dict) or not re.fullmatch(r"[\w.-]+", dataset["file_ending"]):
             raise ValueError("not as nnU-Net writes it")
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{file} is no dataset.json of nnU-Net: give the right one with -djfile") from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"{file} is no dataset.json of nnU-Net: {remedy}") from None
     return dataset
 
 
@@ -143,12 +146,17 @@ def find_reader(dataset: dict[str, Any], example: Path) -> type[BaseReaderWriter
     Raises:
         UserError: none can open the example.
     """
+    refuse_detached(example)
     # nnU-Net tries its readers on the file and prints the traceback of each that fails.
     with redirect_stderr(io.StringIO()):
         try:
-            return determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
+            reader = determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
         except RuntimeError:
             raise UserError(f"no reader of nnU-Net can open {example}: save it again") from None
+    # nnU-Net takes anything that its modules of readers know by the name in dataset.json.
+    if not (isinstance(reader, type) and issubclass(reader, BaseReaderWriter)) or isabstract(reader):
+        raise UserError(f"{dataset['overwrite_image_reader_writer']!r} in dataset.json is no reader: correct it")
+    return reader
 
 
 # --- an image ----------------------------------------------------------------------------------------------

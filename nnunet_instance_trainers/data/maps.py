@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
+import msgpack
 import numpy as np
 
 from nnunet_instance_trainers.errors import UserError
@@ -32,6 +33,7 @@ __all__ = [
     "is_current",
     "map_file",
     "maps_folder",
+    "open_map",
     "segmentation_file",
     "table_file",
     "verify",
@@ -120,7 +122,7 @@ class Manifest:
                 raise ValueError("another format")
             cases = {case: CaseRecord(**record) for case, record in content.pop("cases").items()}
             return cls(cases=cases, **{**content, "channels": tuple(content["channels"])})
-        except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
             raise UserError(f"{path} is unreadable: delete it and run 'nnunet-instance precompute' again") from None
 
     def write(self, folder: Path) -> None:
@@ -133,7 +135,7 @@ class write_atomically:
     """Context manager: gives a temporary name beside ``path``, which is renamed to ``path`` on success only.
 
     The temporary name keeps the ending, which writers go by, and is hidden. It is the same in every run, so
-    what a killed run left behind is overwritten by the next.
+    what a killed run left behind is replaced by the next; a link of that name is not followed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,6 +143,7 @@ class write_atomically:
         self.temporary = path.with_name(f".unfinished_{path.name}")
 
     def __enter__(self) -> Path:
+        self.temporary.unlink(missing_ok=True)
         return self.temporary
 
     def __exit__(self, error_type: Any, *_: Any) -> None:
@@ -153,7 +156,6 @@ class write_atomically:
 def write_map(path: Path, ids: np.ndarray, like: blosc2.NDArray) -> None:
     """Write ids (K, *S), in chunks like those of the segmentation that they belong to."""
     with write_atomically(path) as temporary:
-        temporary.unlink(missing_ok=True)
         blosc2.asarray(
             np.ascontiguousarray(ids, dtype=np.uint32),
             urlpath=str(temporary),
@@ -161,6 +163,32 @@ def write_map(path: Path, ids: np.ndarray, like: blosc2.NDArray) -> None:
             blocks=(1, *like.blocks[1:]),
             cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
         )
+
+
+def open_map(path: Path, **options: Any) -> blosc2.NDArray:
+    """The ids (K, *S) of a map, read lazily.
+
+    A file of Blosc2 may hold an expression over other files, or a function, in place of an array, and some versions of
+    blosc2 evaluate them. So what the file says of itself comes first: the names of its layers, in its header.
+
+    Args:
+        path: of the map.
+        options: as ``blosc2.open`` takes them.
+
+    Raises:
+        UserError: it is no plain array.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(16)
+            header = msgpack.Unpacker(strict_map_key=False)
+            header.feed(start + stream.read(int.from_bytes(start[12:], "big") - len(start)))
+        layers = set(header.unpack()[-1][1])
+    except Exception:  # a damaged header raises many kinds
+        layers = set()
+    if layers != {"b2nd"}:
+        raise UserError(f"{path} is no map of instances: delete its folder and run 'nnunet-instance precompute' again")
+    return blosc2.open(urlpath=str(path), mode="r", **options)
 
 
 def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:

@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
+from nnunet_instance_trainers.data.folders import read_dataset
 from nnunet_instance_trainers.data.maps import (
     CaseRecord,
     Manifest,
@@ -159,7 +160,7 @@ def precompute_configuration(dataset_name: str, configuration: str, manager: Pla
 
 def _job(dataset_name: str, configuration: str, manager: PlansManager) -> Job:
     preprocessed_base = Path(os.environ["nnUNet_preprocessed"]) / dataset_name
-    dataset = load_json(str(preprocessed_base / "dataset.json"))
+    dataset = read_dataset(preprocessed_base / "dataset.json", "run 'nnUNetv2_plan_and_preprocess' again")
     plan = manager.get_configuration(configuration)
     labels = manager.get_label_manager(dataset)
     where = f"configuration {configuration!r} of plans {manager.plans_name!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["check_ids", "read_labels", "same_geometry"]
+__all__ = ["check_ids", "read_labels", "refuse_detached", "same_geometry"]
+
+# Of formats that nnU-Net reads: the last line of the header, and a line that names another file as the data.
+_META = re.compile(rb"(?im)^\s*ElementDataFile"), re.compile(rb"(?im)^\s*ElementDataFile\b(?!\s*[=:]\s*LOCAL\s*$)")
+_NRRD = re.compile(rb"\A\s*\Z"), re.compile(rb"(?im)^\s*data\s*file\s*:")
+_HEADERS = {".mha": _META, ".mhd": _META, ".nrrd": _NRRD, ".nhdr": _NRRD}
 
 
 def read_labels(
@@ -18,8 +24,9 @@ def read_labels(
     """A label or id image (*S) and its geometry.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is the header of another one.
     """
+    refuse_detached(path)
     try:
         image, geometry = reader.read_seg(str(path))
     except Exception as error:  # each reader raises its own kind
@@ -29,6 +36,24 @@ def read_labels(
     if np.issubdtype(labels.dtype, np.floating):
         np.rint(labels, out=labels)
     return labels.astype(dtype), geometry
+
+
+def refuse_detached(path: Path) -> None:
+    """Refuse an image whose header says that its voxels are in another file, which could be any of this machine's.
+
+    Raises:
+        UserError: it does.
+    """
+    if path.suffix.lower() not in _HEADERS or not path.is_file():
+        return
+    last, elsewhere = _HEADERS[path.suffix.lower()]
+    with open(path, "rb") as stream:
+        for line in stream:
+            line = line.replace(b"\r", b"\n")
+            if elsewhere.search(line):
+                raise UserError(f"{path} is the header of another file: save it in one file")
+            if last.search(line):
+                return
 
 
 def same_geometry(a: object, b: object) -> bool:

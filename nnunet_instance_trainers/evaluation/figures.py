@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nnunet_instance_trainers.evaluation.report.charts import AS_WRITTEN
 from nnunet_instance_trainers.evaluation.scores import Detection
 
 __all__ = ["compare_models"]
@@ -22,6 +23,7 @@ _STATES = {
 }
 
 
+@AS_WRITTEN
 def compare_models(
     file: Path,
     images: Mapping[str, np.ndarray],

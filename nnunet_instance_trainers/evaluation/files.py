@@ -96,7 +96,7 @@ def _own_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of a folder; None where it is missing or not ours."""
     try:
         summary = json.loads((folder / _SUMMARY).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) and {"settings", "pooled"} <= summary.keys() else None
 

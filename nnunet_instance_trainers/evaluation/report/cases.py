@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from ast import literal_eval
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_instance_trainers.data.folders import find_reader
-from nnunet_instance_trainers.data.reading import read_labels
+from nnunet_instance_trainers.data.reading import read_labels, refuse_detached
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.files import Evaluation
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, view
@@ -61,6 +61,7 @@ class CaseLoader:
         file = folder / f"{self.case}_0000{self.ending}"
         if not file.is_file():
             raise UserError(f"{folder} has no {file.name}: give the folder with the images of the evaluated cases")
+        refuse_detached(file)
         channels = self._reader().read_images((str(file),))[0]
         if channels.shape[1:] != self.reference.shape:
             raise UserError(
@@ -78,7 +79,7 @@ class CaseLoader:
         rule = Rule(settings["match"], settings["threshold"])
         detections = []
         for key, name in settings["classes"].items():
-            labels = np.atleast_1d(literal_eval(key))
+            labels = [int(label) for label in re.findall(r"\d+", key)]
             mask, predicted = np.isin(self.reference, labels), np.isin(prediction, labels)
             ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated, 0)
             turned = [self._turn(array) for array in (ids, predicted)]
@@ -123,7 +124,7 @@ def _ending(model: Evaluation, case: str) -> str:
 def _dataset(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(
             f"cannot read {file}, which the evaluation used: put it back, or run 'evaluate' again"
         ) from None

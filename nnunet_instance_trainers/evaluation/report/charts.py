@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from nnunet_instance_trainers.evaluation.froc import RATES
 
 __all__ = [
+    "AS_WRITTEN",
     "STATES",
     "ObjectCounts",
     "SizeCounts",
@@ -26,6 +28,9 @@ __all__ = [
     "panel_columns",
     "sensitivity_by_size",
 ]
+
+AS_WRITTEN = matplotlib.rc_context({"text.parse_math": False})
+"""Decorates what draws names: a dollar sign in one does not begin a formula."""
 
 # Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
 # (a test simulates them), and a hatching for each.
@@ -70,6 +75,7 @@ class SizeCounts(ObjectCounts):
     high: np.ndarray
 
 
+@AS_WRITTEN
 def objects_by_size(bins: Sequence[str], counts: Mapping[str, ObjectCounts], notes: Mapping[str, str]) -> Figure:
     """Found, missed and false objects per size bin as stacked bars, one panel per model, all on one scale.
 
@@ -107,6 +113,7 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, ObjectCounts], not
     return figure
 
 
+@AS_WRITTEN
 def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes: Mapping[str, str]) -> Figure:
     """The share of instances found per size bin, with intervals; a bin without instances has no point."""
     figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
@@ -138,6 +145,7 @@ def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], n
     return figure
 
 
+@AS_WRITTEN
 def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapping[str, str]) -> Figure:
     """Sensitivity against false positives per image, from one point per threshold, on a scale of powers of two.
 
@@ -169,6 +177,7 @@ def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapp
     return figure
 
 
+@AS_WRITTEN
 def dice_against_f1(points: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapping[str, str]) -> Figure:
     """One point per case, Dice to the right and F1 upwards; dashed lines are the medians.
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation.report.charts import STATES, panel_columns
+from nnunet_instance_trainers.evaluation.report.charts import AS_WRITTEN, STATES, panel_columns
 from nnunet_instance_trainers.evaluation.scores import Detection
 
 __all__ = ["CaseView", "draw_case", "view"]
@@ -61,6 +61,7 @@ def view(detections: Sequence[Detection]) -> CaseView:
     )
 
 
+@AS_WRITTEN
 def draw_case(
     views: Mapping[str, CaseView], image: np.ndarray | None, spacing: Sequence[float], titles: Mapping[str, str]
 ) -> Figure:
