@@ -143,7 +143,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         if scales[0].shape[1] != n_channels:
             raise UserError(
                 f"{type(self).__name__} feeds targets of {scales[0].shape[1]} channels, expected {n_channels} with the "
-                "instance ids: its loaders must come from nnU-Net's get_dataloaders, with the transforms of this package"
+                "instance ids: its loaders must be those of nnU-Net's get_dataloaders, with this package's transforms"
             )
         instances = [scale[:, -n_ids:] for scale in scales]
         targets = [scale[:, :-n_ids].bool() if self.n_regions else scale[:, :-n_ids] for scale in scales]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from feature_matrix import CELLS, GEOMETRIES, SUPERVISION, TARGETS, table
+from feature_matrix import CELLS, SUPERVISION, TARGETS, table
 from nnunet_datasets import make_trainer
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -32,15 +32,29 @@ def predict(model: Path, images: list[Path], output: Path, previous: Path | None
     return sitk.GetArrayFromImage(sitk.ReadImage(str(output / f"{images[0].name[:-12]}.nii.gz")))
 
 
-def step(trainer) -> None:
-    """One step of training and one of validation; the checkpoint is written."""
+def step(trainer) -> dict:
+    """One step of training, after which the checkpoint is written; returns the batch."""
     trainer.initialize()
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     batch = next(trainer.dataloader_train)
-    assert isinstance(batch["target"], list) == trainer.enable_deep_supervision
     assert np.isfinite(trainer.train_step(batch)["loss"])
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    return batch
+
+
+def check_batch(trainer, batch: dict, cell) -> None:
+    """It is what the cell says it is: image channels, scales, augmentation, and ids exactly where objects are."""
+    labels = trainer.label_manager
+    assert batch["data"].shape[1] == (1 + len(labels.foreground_labels) if cell.geometry == "cascade" else 1)
+    assert isinstance(batch["target"], list) == (SUPERVISION[cell.supervision] == "")
+    pseudo_2d = "Convert3DTo2D" in repr(trainer.dataloader_train.data_loader.transforms)
+    assert pseudo_2d == (cell.geometry == "anisotropic, pseudo-2D")
+    for target in batch["target"] if isinstance(batch["target"], list) else [batch["target"]]:
+        regions = trainer.n_regions
+        masks = target[:, :regions] if regions else (target[:, :1] > 0) & (target[:, :1] != labels.ignore_label)
+        assert ((target[:, -max(regions, 1) :] > 0) == masks.bool()).all()
+        assert target.shape[1] == (2 * regions + labels.has_ignore_label if regions else 2)
 
 
 @pytest.fixture(scope="session")
@@ -102,14 +116,12 @@ def test_cell(corners, first_stage, cell, tmp_path):
     stage, previous = first_stage(cell.target) if cell.geometry == "cascade" else (None, None)
     if stage:
         trainer.folder_with_segs_from_previous_stage = str(stage)
-    step(trainer)
+    check_batch(trainer, step(trainer), cell)
     gradients = [p.grad for p in trainer.network.parameters() if p.grad is not None]  # the coarsest scale has none
     assert all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
     values = trainer.loss.compound.values
     assert list(values) == trainer.settings.parts and sum(values[term] for term in trainer.settings.terms) > 0
-    assert trainer.instance_source == cell.source and trainer.enable_deep_supervision == (
-        SUPERVISION[cell.supervision] == ""
-    )
+    assert trainer.instance_source == cell.source
     trainer.on_validation_epoch_start()
     with torch.no_grad():
         result = trainer.validation_step(next(trainer.dataloader_val))
