@@ -6,7 +6,6 @@ It overrides nnU-Net's narrowest hooks and calls ``super()`` in each, so it comb
 
 from __future__ import annotations
 
-import glob
 import json
 import random
 from pathlib import Path
@@ -197,7 +196,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     def _check_previous_stage(self, cases: list[str]) -> None:
         """nnU-Net itself would stop at the first case that it draws, and not say whose prediction is missing."""
         folder = Path(self.folder_with_segs_from_previous_stage)
-        missing = [case for case in cases if not any(folder.glob(f"{glob.escape(case)}.*"))]
+        missing = sorted(set(cases) - {path.stem for path in folder.glob("*")})
         if missing:
             stage = self.configuration_manager.previous_stage_name
             raise UserError(
