@@ -20,6 +20,7 @@ def forced(transforms):
 def _forced(transform):
     from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
     from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
     from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 
     from nnunet_instance_trainers.data.transforms import SpatialWithInstances
@@ -30,6 +31,8 @@ def _forced(transform):
 
     if isinstance(transform, ImageOnlyTransform):
         return None
+    if isinstance(transform, ComposeTransforms):
+        return forced(transform)
     if isinstance(transform, RandomTransform):
         return _forced(transform.transform)
     if isinstance(transform, OneOfTransform):

@@ -56,7 +56,6 @@ def _nested(kind):
             transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
             spatial = transforms.transforms[0]
             spatial.p_rotation = spatial.p_scaling = 1
-            spatial.mode_image = "nearest"  # the image is the oracle
             transforms.transforms[0] = wrap(spatial)
             return transforms
 
