@@ -17,7 +17,7 @@ def run(command, folders=None, *, expect=0, **environment):
     clean["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), clean["PATH"]))
     environment = {**clean, **(folders.environment if folders else {}), **environment}
     result = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=300
+        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=900
     )
     assert result.returncode == expect, result.stdout[-2000:] + result.stderr[-4000:]
     return result
