@@ -68,6 +68,25 @@ def boxes(_boxes, tmp_path, monkeypatch):
     return own, json.loads(json.dumps(plans))
 
 
+@pytest.fixture(scope="session")
+def _corners(tmp_path_factory):
+    """The datasets of the feature matrix."""
+    from feature_matrix import Corners, make_corners
+    from nnunet_datasets import Folders
+
+    root = tmp_path_factory.mktemp("corners")
+    with pytest.MonkeyPatch.context() as patch:
+        _use(Corners(Folders(root), {}), patch)
+        return make_corners(root)
+
+
+@pytest.fixture
+def corners(_corners, monkeypatch):
+    """The datasets of the feature matrix, not to be changed; the tests of a session share the results folder too."""
+    _use(_corners, monkeypatch)
+    return _corners
+
+
 @pytest.fixture
 def real(shared_data, tmp_path, monkeypatch):
     """``real(name, cases)``: folders with a copy of some training cases of a shared dataset."""

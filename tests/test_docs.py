@@ -28,6 +28,12 @@ def test_every_test_that_the_fidelity_page_names_exists():
     assert named and named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
+def test_every_test_that_the_compatibility_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "compatibility.md").read_text()))
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 20 and named <= set(re.findall(r"^def (test_\w+)", sources, re.M))
+
+
 def test_every_term_is_on_the_page_of_losses():
     from nnunet_instance_trainers.losses.terms import TERMS
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from shell import run
 
 pytestmark = pytest.mark.nnunet
 
-BOXES = "Dataset901_Boxes"
+BOXES, REGIONS = "Dataset901_Boxes", "Dataset903_Regions"
 
 FIND = """
 import pickle, sys
@@ -24,17 +23,6 @@ trainer = recursive_find_trainer_class_by_name("nnUNetTrainerBlob")
 assert pickle.loads(pickle.dumps(trainer)) is trainer
 print("found in", trainer.__module__)
 """
-
-
-def run(command, folders=None, *, expect=0, **environment):
-    clean = {name: value for name, value in os.environ.items() if name != "nnUNet_extTrainer"}
-    clean["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), clean["PATH"]))
-    environment = {**clean, **(folders.environment if folders else {}), **environment}
-    result = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == expect, result.stdout[-2000:] + result.stderr[-4000:]
-    return result
 
 
 def test_the_variable_makes_nnunet_find_the_installed_class():
@@ -121,31 +109,71 @@ def test_no_name_of_ours_is_one_of_nnunets():
         assert importlib.util.find_spec(module) is None and module.startswith("nnunet_instance_trainers")
 
 
-@pytest.mark.parametrize("trainer", ["nnUNetTrainerBlob", "nnUNetTrainerInstance", "nnUNetTrainerICI"])
-def test_two_epochs_and_a_prediction_through_the_real_commands(boxes, trainer):
+def shorten(folders, plans, dataset, configuration, **settings):
+    """Write plans whose trainings take seconds."""
+    tiny = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, **settings}
+    plans[dataset]["configurations"][configuration]["instance_training"] = tiny
+    (folders.preprocessed / dataset / "nnUNetPlans.json").write_text(json.dumps(plans[dataset]))
+
+
+@pytest.mark.parametrize(
+    "trainer, dataset, configuration",
+    [
+        ("nnUNetTrainerBlob", BOXES, "2d"),
+        ("nnUNetTrainerInstance", BOXES, "3d_fullres"),
+        ("nnUNetTrainerICI", REGIONS, "3d_fullres"),
+    ],
+)
+def test_two_epochs_and_a_prediction_through_the_real_commands(boxes, trainer, dataset, configuration):
     """Plain nnUNetv2_train and nnUNetv2_predict, with the variable set, from maps made by precompute."""
     folders, plans = boxes
-    configuration = plans[BOXES]["configurations"]["3d_fullres"]
-    configuration["instance_training"] = {
-        "num_epochs": 2,
-        "num_iterations_per_epoch": 2,
-        "num_val_iterations_per_epoch": 1,
-    }
-    (folders.preprocessed / BOXES / "nnUNetPlans.json").write_text(json.dumps(plans[BOXES]))
-    train = ["nnUNetv2_train", "901", "3d_fullres", "0", "-tr", trainer, "-device", "cpu"]
-    folder = run(["nnunet-instance", "path"]).stdout.strip()
-    run(["nnunet-instance", "precompute", "-d", "901", "-c", "3d_fullres", "-np", "2"], folders)
-    run(train, folders, nnUNet_extTrainer=folder)
-    results = folders.results / BOXES / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
+    shorten(folders, plans, dataset, configuration)
+    number = dataset[7:10]
+    train = ["nnUNetv2_train", number, configuration, "0", "-tr", trainer, "-device", "cpu", "--npz"]
+    found = {"nnUNet_extTrainer": run(["nnunet-instance", "path"]).stdout.strip()}
+    run(["nnunet-instance", "precompute", "-d", number, "-c", configuration, "-np", "2"], folders)
+    run(train, folders, **found)
+    model = folders.results / dataset / f"{trainer}__nnUNetPlans__{configuration}"
+    results = model / "fold_0"
     assert (results / "checkpoint_final.pth").is_file() and (results / "validation" / "summary.json").is_file()
+    assert (results / "validation" / "case_3.npz").is_file()
     assert json.loads((results / "instance_training.json").read_text()) == {"source": "precomputed"}
     images = folders.root / "images"
     images.mkdir()
-    shutil.copy(folders.raw / BOXES / "imagesTr" / "case_0_0000.nii.gz", images)
-    model = ["-d", "901", "-c", "3d_fullres", "-f", "0", "-tr", trainer]
-    predict = ["nnUNetv2_predict", "-i", images, "-o", folders.root / "predicted", *model]
-    run([*predict, "-device", "cpu", "-npp", "1", "-nps", "1"], folders, nnUNet_extTrainer=folder)
+    shutil.copy(folders.raw / dataset / "imagesTr" / "case_0_0000.nii.gz", images)
+    of_folder = ["nnUNetv2_predict_from_modelfolder", "-m", model]
+    of_name = ["nnUNetv2_predict", "-d", number, "-c", configuration, "-tr", trainer]
+    predict = of_folder if configuration == "2d" else of_name
+    files = ["-i", images, "-o", folders.root / "predicted", "-f", "0"]
+    run([*predict, *files, "-device", "cpu", "-npp", "1", "-nps", "1"], folders, **found)
     assert (folders.root / "predicted" / "case_0.nii.gz").is_file()
+
+
+def test_a_cascade_through_the_real_commands(_corners, tmp_path):
+    """The first stage in fold 'all', so that its validation predicts every case for the second."""
+    from nnunet_datasets import Folders
+
+    folders, dataset, trainer = Folders(tmp_path / "nnunet"), "Dataset911_Binary", "nnUNetTrainerBlob"
+    shutil.copytree(_corners.folders.raw, folders.raw)
+    shutil.copytree(_corners.folders.preprocessed / dataset, folders.preprocessed / dataset)
+    plans = {dataset: {**json.loads(json.dumps(_corners.plans[dataset, "patch"])), "plans_name": "nnUNetPlans"}}
+    for configuration in ("3d_lowres", "3d_fullres"):
+        shorten(folders, plans, dataset, configuration, num_epochs=1, source="patch")
+    found = {"nnUNet_extTrainer": run(["nnunet-instance", "path"]).stdout.strip()}
+    train = ["nnUNetv2_train", "911", "-tr", trainer, "-device", "cpu"]
+    early = run([*train[:2], "3d_cascade_fullres", "0", *train[2:]], folders, expect=1, **found)
+    assert early.stderr.strip().splitlines()[-1].startswith("nnunet-instance: error: case 'case_0': no prediction of")
+    run([*train[:2], "3d_lowres", "all", *train[2:]], folders, **found)
+    run([*train[:2], "3d_cascade_fullres", "0", *train[2:]], folders, **found)
+    images = folders.root / "images"
+    images.mkdir()
+    shutil.copy(folders.raw / dataset / "imagesTr" / "case_0_0000.nii.gz", images)
+    predict = ["nnUNetv2_predict", "-i", images, "-d", "911", "-tr", trainer, "-device", "cpu"]
+    first, second = folders.root / "first", folders.root / "second"
+    run([*predict, "-c", "3d_lowres", "-f", "all", "-o", first, "-npp", "1", "-nps", "1"], folders, **found)
+    stage = ["-c", "3d_cascade_fullres", "-f", "0", "-prev_stage_predictions", first]
+    run([*predict, *stage, "-o", second, "-npp", "1", "-nps", "1"], folders, **found)
+    assert (second / "case_0.nii.gz").is_file()
 
 
 def test_plain_nnunet_stops_with_our_one_line(boxes):

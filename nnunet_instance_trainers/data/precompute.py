@@ -195,13 +195,14 @@ def _map_case(job: Job, case: str) -> CaseRecord:
     _, segmentation, _, properties = nnUNetDatasetBlosc2(str(job.preprocessed), [case]).load_case(case)
     masks = job.masks(segmentation[0])
     raw_ids, raw_masks = _raw_instances(job, case)
-    channels, kept = [], 0
-    for ids, mask in zip(raw_ids, masks):
+    channels, found, lost = [], 0, 0
+    for ids, raw_mask, mask in zip(raw_ids, raw_masks, masks):
+        original = _instances(ids, raw_mask)
         carried = _to_preprocessed_grid(ids, properties, mask.shape, job.plans["transpose_forward"])
-        kept += _count(carried, mask)
+        found += len(original)
+        lost += len(original - _instances(carried, mask))
         repaired, _ = repair_ids(carried, mask)
         channels.append(renumber(_per_slice(repaired) if job.per_slice else repaired)[0])
-    found = sum(_count(ids, mask) for ids, mask in zip(raw_ids, raw_masks))
     folder = maps_folder(job.preprocessed)
     write_map(map_file(folder, case), np.stack(channels), like=segmentation)
     with write_atomically(table_file(folder, case)) as temporary:
@@ -212,7 +213,7 @@ def _map_case(job: Job, case: str) -> CaseRecord:
         table=digest(table_file(folder, case)),
         source=_source_digest(job, case),
         found=found,
-        lost=found - kept,
+        lost=lost,
     )
 
 
@@ -277,10 +278,10 @@ def _to_preprocessed_grid(
     return ids[np.ix_(*nearest)]
 
 
-def _count(ids: np.ndarray, mask: np.ndarray) -> int:
-    """Number of instances; an id counts once per class that it touches."""
+def _instances(ids: np.ndarray, mask: np.ndarray) -> set[tuple[int, int]]:
+    """Every id with each class that it touches."""
     both = (ids > 0) & (mask > 0)
-    return len(np.unique(np.stack((ids[both], mask[both])), axis=1).T)
+    return set(zip(*np.unique(np.stack((ids[both], mask[both])), axis=1).tolist()))
 
 
 def _per_slice(ids: np.ndarray) -> np.ndarray:

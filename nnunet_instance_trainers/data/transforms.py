@@ -196,5 +196,30 @@ def with_precomputed_instances(
     transforms: ComposeTransforms, channels: Sequence[int], regions: int
 ) -> ComposeTransforms:
     """nnU-Net's transforms with instances of the source ``precomputed``."""
-    carried = [SpatialWithInstances(t) if isinstance(t, SpatialTransform) else t for t in transforms.transforms]
-    return ComposeTransforms([TakeInstances(max(regions, 1)), *carried, RepairInstances(channels, regions)])
+    carrying = [_carrying(transform) for transform in transforms.transforms]
+    return ComposeTransforms([TakeInstances(max(regions, 1)), *carrying, RepairInstances(channels, regions)])
+
+
+def _carrying(transform: BasicTransform) -> BasicTransform:
+    """The transform with every spatial one in it, however deep, carrying ids along.
+
+    Raises:
+        UserError: it, or one in it, would lose them.
+    """
+    if isinstance(transform, SpatialTransform):
+        return SpatialWithInstances(transform)
+    # What a transform does not override replaces the ids by None in batchgeneratorsv2 0.3.6.
+    kind = type(transform)
+    if all(getattr(kind, n) is getattr(BasicTransform, n) for n in ("__call__", "apply", "_apply_to_regr_target")):
+        raise UserError(
+            f"the transform {kind.__name__} loses instance ids, for it has no '_apply_to_regr_target': add one, leave "
+            'the transform out, or set "source": "patch" in instance_training'
+        )
+    outer = copy(transform)
+    for name in ("transform", "transforms", "list_of_transforms"):  # of one, of all, of one among many
+        inner = getattr(transform, name, None)
+        if isinstance(inner, BasicTransform):
+            setattr(outer, name, _carrying(inner))
+        elif isinstance(inner, (list, tuple)):
+            setattr(outer, name, [_carrying(one) for one in inner])
+    return outer

@@ -88,7 +88,8 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
-        super().initialize()
+        with one_line_exit():  # nnUNetv2_train calls it itself before it loads a checkpoint
+            super().initialize()
 
     # --- loss ---------------------------------------------------------------------------------------------
 
@@ -100,6 +101,11 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             scale_weights = [w if i < self.settings.scales else 0.0 for i, w in enumerate(scale_weights)]
         problem = {"regions": self.label_manager.has_regions, "ignore_label": self.label_manager.ignore_label}
         inner = loss.loss if has_scales else loss
+        if self.settings.pixel_loss in ("nnunet_ce", "nnunet_dice") and not hasattr(inner, "weight_dice"):
+            raise UserError(
+                f"setting 'pixel_loss' cannot be {self.settings.pixel_loss!r} in {type(self).__name__}, whose loss "
+                f"{type(inner).__name__} has no Dice and cross-entropy to choose from: use 'nnunet'"
+            )
         if self.settings.pixel_loss == "nnunet_ce":
             inner.weight_dice = 0
         elif self.settings.pixel_loss == "nnunet_dice":
@@ -134,6 +140,12 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         scales = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
         scales = [scale.to(self.device, non_blocking=True) for scale in scales]
         n_ids = max(self.n_regions, 1)
+        n_channels = self.n_regions + self.label_manager.has_ignore_label + n_ids if self.n_regions else 1 + n_ids
+        if scales[0].shape[1] != n_channels:
+            raise UserError(
+                f"{type(self).__name__} feeds targets of {scales[0].shape[1]} channels, expected {n_channels} with the "
+                "instance ids: its loaders must be those of nnU-Net's get_dataloaders, with this package's transforms"
+            )
         instances = [scale[:, -n_ids:] for scale in scales]
         targets = [scale[:, :-n_ids].bool() if self.n_regions else scale[:, :-n_ids] for scale in scales]
         has_scales = isinstance(batch["target"], list)
@@ -191,6 +203,11 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
         sampler = self._sampler()
+        cases = sorted({*training.identifiers, *validation.identifiers})
+        if self.is_ddp:  # each process checks its share
+            cases = cases[self.local_rank :: distributed.get_world_size()]
+        if self.is_cascaded:
+            self._check_previous_stage(cases)
         if self.instance_source == "none" and sampler is None:
             return training, validation
         if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
@@ -200,9 +217,6 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             )
         if self.instance_source == "patch" and sampler is None:
             return training, validation
-        cases = sorted({*training.identifiers, *validation.identifiers})
-        if self.is_ddp:  # each process checks its share
-            cases = cases[self.local_rank :: distributed.get_world_size()]
         verify(self.preprocessed_dataset_folder, cases, self.instance_channels, self._precompute_command)
         dataset_class = InstanceDataset if self.instance_source == "precomputed" else SampledDataset
         datasets = tuple(
@@ -227,6 +241,17 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         regions = self.label_manager.foreground_regions if self.n_regions else None
         keys = {channel: regions[channel] if regions else channel for channel in self.instance_channels}
         return InstanceSampler(folder, keys, regions is not None, power)
+
+    def _check_previous_stage(self, cases: list[str]) -> None:
+        """nnU-Net itself would stop at the first case that it draws, and not say whose prediction is missing."""
+        folder = Path(self.folder_with_segs_from_previous_stage)
+        missing = sorted(set(cases) - {path.stem for path in folder.glob("*")})
+        if missing:
+            stage = self.configuration_manager.previous_stage_name
+            raise UserError(
+                f"case {missing[0]!r}: no prediction of the previous stage in {folder}: train {stage!r} with the same "
+                f"trainer, {type(self).__name__}, in all folds, or run its validation again with --val"
+            )
 
     def _choose_source(self) -> str:
         """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""

@@ -337,3 +337,12 @@ def test_the_old_numpy_format_is_refused(boxes):
         path.rename(path.with_suffix(".npz"))
     with pytest.raises(UserError, match="old numpy format.*nnUNetv2_preprocess"):
         run(BOXES)
+
+
+def test_an_object_that_gets_voxels_of_its_neighbours_class_is_still_one(corners):
+    """Touching objects of three classes at twice the spacing: classes are resampled linearly, ids nearest."""
+    from feature_matrix import TARGETS
+
+    preprocessed = corners.folders.preprocessed / TARGETS["three classes"]
+    manifest = json.loads((preprocessed / "nnUNetPlans_3d_lowres_instances" / "manifest.json").read_text())
+    assert all(0 <= record["lost"] < record["found"] for record in manifest["cases"].values())
