@@ -15,15 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import blosc2
 import numpy as np
 
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = [
     "CaseRecord",
@@ -32,6 +32,7 @@ __all__ = [
     "is_current",
     "map_file",
     "maps_folder",
+    "remove_unfinished",
     "segmentation_file",
     "table_file",
     "verify",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 _FORMAT = 1
+UNFINISHED = ".unfinished_"
+"""How the name of a file begins while it is written."""
 
 
 def maps_folder(preprocessed: str | Path) -> Path:
@@ -129,38 +132,43 @@ class Manifest:
             temporary.write_text(text)
 
 
-class write_atomically:
-    """Context manager: gives a temporary name beside ``path``, which is renamed to ``path`` on success only.
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, which is renamed to ``path`` on success only.
 
     The temporary name keeps the ending, which writers go by, and is hidden. It is the same in every run, so
     what a killed run left behind is overwritten by the next.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
     """
+    temporary = path.with_name(f"{UNFINISHED}{path.name}")
+    with writing(path):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # a read-only file system refuses even this
+                temporary.unlink()
+            raise
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".unfinished_{path.name}")
 
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, error_type: Any, *_: Any) -> None:
-        if error_type is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left under temporary names; this run need not write the same files."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        left.unlink(missing_ok=True)
 
 
 def write_map(path: Path, ids: np.ndarray, like: blosc2.NDArray) -> None:
     """Write ids (K, *S), in chunks like those of the segmentation that they belong to."""
+    array = blosc2.asarray(
+        np.ascontiguousarray(ids, dtype=np.uint32),
+        chunks=(1, *like.chunks[1:]),
+        blocks=(1, *like.blocks[1:]),
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+    )
     with write_atomically(path) as temporary:
-        temporary.unlink(missing_ok=True)
-        blosc2.asarray(
-            np.ascontiguousarray(ids, dtype=np.uint32),
-            urlpath=str(temporary),
-            chunks=(1, *like.chunks[1:]),
-            blocks=(1, *like.blocks[1:]),
-            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
-        )
+        temporary.write_bytes(array.to_cframe())  # blosc2 itself does not say why a file cannot be written
 
 
 def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:
@@ -192,6 +200,8 @@ def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[in
 def _problem(record: CaseRecord | None, folder: Path, segmentation: Path, case: str) -> str | None:
     if record is None or not map_file(folder, case).is_file() or not table_file(folder, case).is_file():
         return "its instance map is missing"
+    if not segmentation.is_file():
+        return "its preprocessed segmentation is missing"
     if digest(segmentation) != record.segmentation:
         return "its instance map is older than its preprocessed segmentation"
     if digest(map_file(folder, case)) != record.map or digest(table_file(folder, case)) != record.table:

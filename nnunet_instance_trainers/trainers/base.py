@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.dataset import InstanceDataset
 from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, write_atomically
+from nnunet_instance_trainers.data.preprocessed import check_preprocessed, preprocess_command
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
 from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.terms import make_term
+from nnunet_instance_trainers.trainers.faults import explained
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
 from nnunet_instance_trainers.trainers.scored import nnUNetTrainerScored
 
@@ -73,6 +75,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             self.settings.check_for_training(has_regions=has_regions, dim=dim, where=where)
             self.instance_channels = self.settings.channels(dataset_json["labels"], has_regions)
         self.instance_source: str | None = None  # -> get_dataloaders
+        self.cases: list[str] = []  # -> get_tr_and_val_datasets
         self.is_resumed = plans.get("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "initial_lr"):
@@ -163,6 +166,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
 
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
+        self.cases = sorted({*training.identifiers, *validation.identifiers})
         if self.instance_source == "none":
             return training, validation
         if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
@@ -172,12 +176,19 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             )
         if self.instance_source == "patch":
             return training, validation
-        cases = sorted({*training.identifiers, *validation.identifiers})
-        verify(self.preprocessed_dataset_folder, cases, self.instance_channels, self._precompute_command)
+        self._check_data(read=False)
         return tuple(
             InstanceDataset(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage)
             for d in (training, validation)
         )
+
+    def _check_data(self, *, read: bool = True) -> None:
+        """Check the files that the training reads; with ``read`` nnU-Net's are opened too."""
+        manager, folder = self.plans_manager, self.preprocessed_dataset_folder
+        again = preprocess_command(manager.dataset_name, self.configuration_name, manager.plans_name)
+        check_preprocessed(folder, self.cases, again, read=read)
+        if self.instance_source == "precomputed":
+            verify(folder, self.cases, self.instance_channels, self._precompute_command)
 
     def _choose_source(self) -> str:
         """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""
@@ -212,7 +223,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
     # --- a training's course ------------------------------------------------------------------------------
 
     def run_training(self) -> None:
-        with one_line_exit():
+        with one_line_exit(), explained(Path(self.output_folder), self._check_data):
             super().run_training()
 
     def on_train_start(self) -> None:
