@@ -6,8 +6,8 @@
 
 Each kill is a SIGKILL to the command and all its workers. Moments are drawn evenly over the work, which begins when its
 first file appears, so none is wasted on imports; one that comes too late is drawn again. ``precompute`` and
-``ensemble`` run in turn in one process and in two. Half of the ensembles take the place of an earlier one. Trainings are
-2D with one batch per epoch and ``save_every = 1``, and every fifth kill waits for the final validation.
+``ensemble`` run in turn in one process and in two. Half of the ensembles take the place of an earlier one. Trainings
+are 2D with one batch per epoch and ``save_every = 1``, and every fifth kill waits for the final validation.
 """
 
 from __future__ import annotations
