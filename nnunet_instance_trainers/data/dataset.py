@@ -30,7 +30,10 @@ class InstanceDataset(nnUNetDatasetBlosc2):
         path = map_file(maps_folder(self.source_folder), identifier)
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != self._digests[identifier]:
-            raise UserError(f"case {identifier!r}: {path} went missing or was damaged since the training began")
+            raise UserError(
+                f"case {identifier!r}: {path} went missing or was damaged since the training began: run "
+                "'nnunet-instance precompute' again"
+            )
         ids = blosc2.ndarray_from_cframe(content)
         return data, SegmentationWithInstances(identifier, segmentation, ids), previous, properties
 

@@ -33,13 +33,11 @@ def explained(output: Path, check_data: Callable[[], None]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
     except OSError as error:
         if error.errno in _CANNOT_WRITE:
             raise UserError(f"cannot write to {error.filename or output} ({error.strerror}): {GO_ON}") from None
         check_data()
         raise
-    except Exception:
+    except Exception:  # a UserError too: one from a loader does not know the command that mends
         check_data()
         raise
