@@ -7,7 +7,8 @@
 Each kill is a SIGKILL to the command and all its workers. Moments are drawn evenly over the work, which begins when its
 first file appears, so none is wasted on imports; one that comes too late is drawn again. ``precompute`` and
 ``ensemble`` run in turn in one process and in two. Half of the ensembles take the place of an earlier one. Trainings
-are 2D with one batch per epoch and ``save_every = 1``, and every fifth kill waits for the final validation.
+are 2D with one batch per epoch and ``save_every = 1``; a kill falls into an epoch drawn at random, every fifth into the
+final validation.
 """
 
 from __future__ import annotations
@@ -205,15 +206,17 @@ def train(folders: Folders, kills: int) -> None:
         words = ["nnUNetv2_train", "901", "2d", "0", "-tr", "nnUNetTrainerBlobSaving", "-device", "cpu", "--c"]
         return Command(words, folders, lambda: logged(sign) > seen)
 
-    training, done = "instance ids:", "Training done."
-    command(training).run()
-    stamps = (results / "progress.png").stat().st_mtime - (results / "instance_training.json").stat().st_mtime
+    start, done = "instance ids:", "Training done."
+    command(start).run()
+    per_epoch = (results / "progress.png").stat().st_mtime - (results / "instance_training.json").stat().st_mtime
+    per_epoch /= EPOCHS
     shutil.rmtree(results.parent)
     hits = trainings = 0
     while hits < kills:
         in_validation = hits % 5 == 4
-        delay = random.uniform(0, 5 if in_validation else stamps)
-        if command(done if in_validation else training).run(delay) is None:
+        next_epoch = min([0, *epochs(results / "instance_scores.csv")][-1], EPOCHS - 1)
+        sign = done if in_validation else f": Epoch {random.randrange(next_epoch, EPOCHS)} \n"
+        if command(sign).run(random.uniform(0, 5 if in_validation else per_epoch)) is None:
             hits += 1
             check_readable(results)
             at = epochs(results / "instance_scores.csv")
@@ -224,11 +227,13 @@ def train(folders: Folders, kills: int) -> None:
             )
             if hits < kills and not (results / "checkpoint_final.pth").is_file():
                 continue
-            command(training).run()
+            command(start).run()
         trainings += 1
         check_finished(results)
         shutil.rmtree(results.parent)
-    print(f"train: {hits} kills in {trainings} trainings of {EPOCHS} epochs ({stamps:.1f} s), all finished with --c")
+    print(
+        f"train: {hits} kills in {trainings} trainings of {EPOCHS} epochs of {per_epoch:.1f} s, all finished with --c"
+    )
 
 
 def epochs(file: Path) -> list[int]:

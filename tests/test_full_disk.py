@@ -1,4 +1,4 @@
-"""Every command that writes, on a disk that is full or read-only: one line, nothing half-written, and it can be mended."""
+"""Every command that writes, on a disk that is full or read-only: one line, nothing half-written, easily mended."""
 
 from __future__ import annotations
 
