@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["check_preprocessed", "preprocess_command"]
+__all__ = ["check_preprocessed", "check_splits", "preprocess_command"]
 
 _OPENERS = {
     ".b2nd": lambda path: blosc2.open(path, mode="r"),
@@ -41,3 +42,17 @@ def check_preprocessed(folder: str | Path, cases: Iterable[str], remedy: str, *,
                     open_file(str(path))
             except Exception:  # blosc2 and pickle each raise several kinds
                 raise UserError(f"case {case!r}: {path} is damaged: run '{remedy}'") from None
+
+
+def check_splits(preprocessed: str | Path) -> None:
+    """Check that the file of folds can be read; a kill while nnU-Net first writes it leaves half of it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    file = Path(preprocessed) / "splits_final.json"
+    try:
+        if file.is_file():
+            json.loads(file.read_text())
+    except ValueError:
+        raise UserError(f"{file} is damaged: restore it, or delete it and nnU-Net makes it again") from None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.dataset import InstanceDataset
 from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, write_atomically
-from nnunet_instance_trainers.data.preprocessed import check_preprocessed, preprocess_command
+from nnunet_instance_trainers.data.preprocessed import check_preprocessed, check_splits, preprocess_command
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 from nnunet_instance_trainers.losses.compound import CompoundLoss
@@ -186,6 +186,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         """Check the files that the training reads; with ``read`` nnU-Net's are opened too."""
         manager, folder = self.plans_manager, self.preprocessed_dataset_folder
         again = preprocess_command(manager.dataset_name, self.configuration_name, manager.plans_name)
+        check_splits(self.preprocessed_dataset_folder_base)
         check_preprocessed(folder, self.cases, again, read=read)
         if self.instance_source == "precomputed":
             verify(folder, self.cases, self.instance_channels, self._precompute_command)

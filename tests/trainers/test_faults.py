@@ -234,6 +234,12 @@ def test_a_table_that_goes_does_no_harm_before_the_next_start(boxes):
     assert PRECOMPUTE in stopped_with(make(boxes, source="precomputed"))
 
 
+def test_half_a_file_of_folds_is_named(boxes):
+    file = boxes[0].preprocessed / BOXES / "splits_final.json"
+    file.write_text(file.read_text()[:9])
+    assert f"{file} is damaged: restore it, or delete it" in stopped_with(make(boxes))
+
+
 def test_a_failure_that_no_file_explains_stays_as_it_is(boxes, monkeypatch):
     trainer = make(boxes)
     bug = RuntimeError("a bug")
