@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -79,6 +80,7 @@ class LossRecord:
             self._draw()
         return means
 
+    @style.context("default")  # nnU-Net's progress.png leaves its huge fonts to all later figures
     def _draw(self) -> None:
         """Draw the parts over the epochs into a PNG beside the CSV, training solid and validation dashed."""
         figure = Figure(figsize=(8, 5), layout="constrained")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -121,6 +122,7 @@ class ScoreRecord:
     def _averages(row: Mapping[str, str]) -> dict[str, float]:
         return {"dice": float(row["pseudo_dice_average"] or nan), "f1": float(row["f1_average"] or nan)}
 
+    @style.context("default")  # nnU-Net's progress.png leaves its huge fonts to all later figures
     def _draw(self) -> None:
         """Draw the scores over the epochs into a PNG beside the CSV."""
         figure = Figure(figsize=(9, 7), layout="constrained")

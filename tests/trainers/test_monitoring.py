@@ -103,3 +103,17 @@ def test_only_one_of_several_processes_writes(tmp_path: Path) -> None:
     record.add("train", {"pixel": torch.tensor(2.0)})
     assert record.end_epoch(0, write=False) == {"train_pixel": 2.0}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_figure_does_not_take_over_what_nnunet_leaves_of_its_own(tmp_path: Path) -> None:
+    """Its progress.png sets fonts for all later figures; ours then had no room for its axes."""
+    import seaborn
+    from matplotlib import rc_context
+
+    pictures = []
+    for scale in (1, 2.5):
+        with rc_context():
+            seaborn.set_theme(font_scale=scale)
+            record_epochs(LossRecord(tmp_path / "losses.csv", PARTS, first_epoch=0), range(2), value=1.0)
+        pictures.append((tmp_path / "losses.png").read_bytes())
+    assert pictures[0] == pictures[1]
