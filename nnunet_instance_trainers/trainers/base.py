@@ -75,7 +75,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             self.settings.check_for_training(has_regions=has_regions, dim=dim, where=where)
             self.instance_channels = self.settings.channels(dataset_json["labels"], has_regions)
         self.instance_source: str | None = None  # -> get_dataloaders
-        self.cases: list[str] = []  # -> get_tr_and_val_datasets
+        self.cases: list[str] = []  # whose files can be checked -> get_tr_and_val_datasets
         self.is_resumed = plans.get("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "initial_lr"):
@@ -166,10 +166,11 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
 
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
-        self.cases = sorted({*training.identifiers, *validation.identifiers})
+        is_current_format = issubclass(self.dataset_class, nnUNetDatasetBlosc2)
+        self.cases = sorted({*training.identifiers, *validation.identifiers}) if is_current_format else []
         if self.instance_source == "none":
             return training, validation
-        if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
+        if not is_current_format:
             raise UserError(
                 f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
                 "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
