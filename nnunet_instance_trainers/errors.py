@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["UserError", "one_line_exit"]
+__all__ = ["UserError", "one_line_exit", "writing"]
 
 
 class UserError(Exception):
@@ -27,3 +28,15 @@ def one_line_exit() -> Iterator[None]:
         yield
     except UserError as error:
         raise SystemExit(f"nnunet-instance: error: {error}") from None
+
+
+@contextmanager
+def writing(place: Path, remedy: str = "make room or allow it, then run the same command again") -> Iterator[None]:
+    """Turn a write that fails, on a full disk or in a read-only folder, into a :class:`UserError` with the place.
+
+    Nothing but writing belongs inside: every ``OSError`` is taken for a failed write.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {place} ({error.strerror or error}): {remedy}") from None

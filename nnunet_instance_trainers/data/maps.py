@@ -15,25 +15,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import blosc2
 import msgpack
 import numpy as np
 
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = [
     "CaseRecord",
     "Manifest",
+    "decode_map",
     "digest",
     "is_current",
     "map_file",
     "maps_folder",
-    "open_map",
+    "remove_unfinished",
     "segmentation_file",
     "table_file",
     "verify",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 _FORMAT = 1
+UNFINISHED = ".unfinished_"
+"""How the name of a file begins while it is written."""
 
 
 def maps_folder(preprocessed: str | Path) -> Path:
@@ -131,64 +134,64 @@ class Manifest:
             temporary.write_text(text)
 
 
-class write_atomically:
-    """Context manager: gives a temporary name beside ``path``, which is renamed to ``path`` on success only.
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, which is renamed to ``path`` on success only.
 
     The temporary name keeps the ending, which writers go by, and is hidden. It is the same in every run, so
     what a killed run left behind is replaced by the next; a link of that name is not followed.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
     """
+    temporary = path.with_name(f"{UNFINISHED}{path.name}")
+    with writing(path):
+        temporary.unlink(missing_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):  # a read-only file system refuses even this
+                temporary.unlink()
+            raise
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".unfinished_{path.name}")
 
-    def __enter__(self) -> Path:
-        self.temporary.unlink(missing_ok=True)
-        return self.temporary
-
-    def __exit__(self, error_type: Any, *_: Any) -> None:
-        if error_type is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run left under temporary names; this run need not write the same files."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        left.unlink(missing_ok=True)
 
 
 def write_map(path: Path, ids: np.ndarray, like: blosc2.NDArray) -> None:
     """Write ids (K, *S), in chunks like those of the segmentation that they belong to."""
+    array = blosc2.asarray(
+        np.ascontiguousarray(ids, dtype=np.uint32),
+        chunks=(1, *like.chunks[1:]),
+        blocks=(1, *like.blocks[1:]),
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+    )
     with write_atomically(path) as temporary:
-        blosc2.asarray(
-            np.ascontiguousarray(ids, dtype=np.uint32),
-            urlpath=str(temporary),
-            chunks=(1, *like.chunks[1:]),
-            blocks=(1, *like.blocks[1:]),
-            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
-        )
+        temporary.write_bytes(array.to_cframe())  # blosc2 itself does not say why a file cannot be written
 
 
-def open_map(path: Path, **options: Any) -> blosc2.NDArray:
-    """The ids (K, *S) of a map, read lazily.
+def decode_map(content: bytes, path: Path) -> blosc2.NDArray:
+    """The ids (K, *S) in the bytes of a map, decompressed where they are asked for.
 
-    A file of Blosc2 may hold an expression over other files, or a function, in place of an array, and some versions of
-    blosc2 evaluate them. So what the file says of itself comes first: the names of its layers, in its header.
-
-    Args:
-        path: of the map.
-        options: as ``blosc2.open`` takes them.
+    A file of Blosc2 may hold an expression over other files, or a function, in place of an array. So what it says of
+    itself comes first: the names of its layers, in its header.
 
     Raises:
-        UserError: it is no plain array.
+        UserError: it is no plain array; ``path`` names it.
     """
     try:
-        with open(path, "rb") as stream:
-            start = stream.read(16)
-            header = msgpack.Unpacker(strict_map_key=False)
-            header.feed(start + stream.read(int.from_bytes(start[12:], "big") - len(start)))
+        header = msgpack.Unpacker(strict_map_key=False)
+        header.feed(content[: int.from_bytes(content[12:16], "big")])
         layers = set(header.unpack()[-1][1])
     except Exception:  # a damaged header raises many kinds
         layers = set()
     if layers != {"b2nd"}:
         raise UserError(f"{path} is no map of instances: delete its folder and run 'nnunet-instance precompute' again")
-    return blosc2.open(urlpath=str(path), mode="r", **options)
+    return blosc2.ndarray_from_cframe(content)
 
 
 def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:
@@ -220,6 +223,8 @@ def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[in
 def _problem(record: CaseRecord | None, folder: Path, segmentation: Path, case: str) -> str | None:
     if record is None or not map_file(folder, case).is_file() or not table_file(folder, case).is_file():
         return "its instance map is missing"
+    if not segmentation.is_file():
+        return "its preprocessed segmentation is missing"
     if digest(segmentation) != record.segmentation:
         return "its instance map is older than its preprocessed segmentation"
     if digest(map_file(folder, case)) != record.map or digest(table_file(folder, case)) != record.table:

@@ -29,15 +29,17 @@ from nnunet_instance_trainers.data.maps import (
     is_current,
     map_file,
     maps_folder,
+    remove_unfinished,
     segmentation_file,
     table_file,
     write_atomically,
     write_map,
 )
+from nnunet_instance_trainers.data.preprocessed import check_preprocessed, preprocess_command
 from nnunet_instance_trainers.data.reading import check_ids, read_labels, same_geometry
 from nnunet_instance_trainers.data.repair import repair_ids
 from nnunet_instance_trainers.data.workers import over_cases
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.instances import label_components, renumber
 
 __all__ = ["Job", "precompute", "precompute_configuration"]
@@ -56,6 +58,7 @@ class Job:
         plans, dataset: the contents of the plans file and of dataset.json.
         per_slice: whether slices are images of their own, as in a 2D configuration of 3D data.
         channels: the labels or region channels that get the instance terms.
+        remedy: the command that preprocesses the configuration again.
     """
 
     preprocessed: Path
@@ -65,6 +68,7 @@ class Job:
     dataset: dict
     per_slice: bool
     channels: tuple[int, ...]
+    remedy: str
 
     @property
     def reader(self) -> BaseReaderWriter:
@@ -116,7 +120,7 @@ def precompute(dataset_name: str, configurations: Sequence[str] | None, plans_na
     if not present or (configurations and absent):
         raise UserError(
             f"configuration {absent[0]!r} of dataset {dataset_name!r} is not preprocessed: run "
-            f"'nnUNetv2_preprocess -d {int(dataset_name[7:10])} -plans_name {plans_name} -c {absent[0]}'"
+            f"'{preprocess_command(dataset_name, absent[0], plans_name)}'"
         )
     done = set()
     for name, folder in present.items():
@@ -130,7 +134,9 @@ def precompute_configuration(dataset_name: str, configuration: str, manager: Pla
     job = _job(dataset_name, configuration, manager)
     cases = _cases(job.preprocessed)
     folder = maps_folder(job.preprocessed)
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        remove_unfinished(folder)
     origin = "components" if job.annotated is None else "instancesTr"
     fresh = Manifest(origin=origin, channels=job.channels, per_slice=job.per_slice, cases={})
     manifest = Manifest.read(folder)
@@ -175,6 +181,7 @@ def _job(dataset_name: str, configuration: str, manager: PlansManager) -> Job:
         dataset=dataset,
         per_slice=len(plan.patch_size) == 2,
         channels=tuple(settings.channels(dataset["labels"], labels.has_regions)),
+        remedy=preprocess_command(dataset_name, configuration, manager.plans_name),
     )
 
 
@@ -192,6 +199,7 @@ def _cases(preprocessed: Path) -> list[str]:
 
 def _map_case(job: Job, case: str) -> CaseRecord:
     """Make, check and write the map of one case."""
+    check_preprocessed(job.preprocessed, [case], job.remedy)
     _, segmentation, _, properties = nnUNetDatasetBlosc2(str(job.preprocessed), [case]).load_case(case)
     masks = job.masks(segmentation[0])
     raw_ids, raw_masks = _raw_instances(job, case)

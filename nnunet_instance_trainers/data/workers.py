@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
@@ -29,7 +31,7 @@ def over_cases(
         yield from ((case, function(job, case)) for case in cases)
         return
     n_processes = min(n_processes, len(cases))
-    with ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(n_processes, get_context("spawn"), _start) as pool:
         tasks = {pool.submit(function, job, case): case for case in cases}
         try:
             for task in as_completed(tasks):
@@ -39,3 +41,16 @@ def over_cases(
             raise
         except BrokenProcessPool:
             raise UserError("a worker was killed, probably for want of memory: use a smaller -np") from None
+
+
+def _start() -> None:
+    """One thread for each worker, and none that waits for ever on a command that was killed."""
+    torch.set_num_threads(1)
+    Thread(target=_end_with_command, daemon=True).start()
+
+
+def _end_with_command() -> None:
+    command = parent_process()
+    assert command is not None
+    command.join()
+    os._exit(1)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_instance_trainers.data.maps import write_atomically
+from nnunet_instance_trainers.errors import writing
 from nnunet_instance_trainers.evaluation.files import Evaluation
 from nnunet_instance_trainers.evaluation.ranking import bootstrap, dense_ranks, holm, interval, mean_ranks, paired_p
 
@@ -160,7 +161,8 @@ def write_comparison(tables: Sequence[Table], folder: Path) -> None:
         for m, model in enumerate(table.models)
     ]
     pairs = [{"class": table.label, **vars(pair)} for table in tables for pair in table.pairs]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     columns = ["class", *Pair.__dataclass_fields__]
     _write_csv(folder / "comparison.csv", comparison, list(comparison[0]))
     _write_csv(folder / "ranks.csv", ranks, list(ranks[0]))

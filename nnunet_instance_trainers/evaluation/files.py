@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.maps import write_atomically
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["Evaluation", "check_output", "read_evaluation", "write_evaluation"]
 
@@ -82,9 +82,10 @@ def check_output(folder: Path) -> None:
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write the tables and then the summary; what an earlier run left is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _SUMMARY).unlink(missing_ok=True)
-    (folder / "froc.csv").unlink(missing_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SUMMARY).unlink(missing_ok=True)
+        (folder / "froc.csv").unlink(missing_ok=True)
     for name in ("cases", "sizes", "objects", *(["froc"] if "froc" in evaluation.summary else [])):
         rows = getattr(evaluation, name)
         _write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))

@@ -222,6 +222,8 @@ def _instances(job: Job, image: np.ndarray, case: str) -> dict[str, np.ndarray]:
 def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
     try:
         reader.write_seg(image, str(path), geometry)
+        if not np.array_equal(reader.read_seg(str(path))[0][0], image):  # SimpleITK's writers pass over a full disk
+            raise OSError("it reads back otherwise, so the disk may be full")
     except Exception as error:  # each writer raises its own kind
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UserError(

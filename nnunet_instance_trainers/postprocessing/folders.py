@@ -12,9 +12,9 @@ from tqdm import tqdm
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.data.folders import case_names, find_labels, find_reader, read_dataset
 from nnunet_instance_trainers.data.workers import over_cases
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.postprocessing.cases import Job, Row, ensemble_case
-from nnunet_instance_trainers.postprocessing.output import Output
+from nnunet_instance_trainers.postprocessing.output import REMEDY, Output
 from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan
 
 __all__ = ["ensemble", "format_sources"]
@@ -70,7 +70,8 @@ def ensemble(
             raise
         place.finish([row for case in cases for row in rows[case]], _copies(folders, file))
     else:
-        place.publish()
+        with writing(output, REMEDY):
+            place.publish()
     return place.read_table()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.maps import write_atomically
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]
 
@@ -41,17 +41,15 @@ def write_case(folder: Path, case: str, rows: Sequence[Row]) -> Iterator[Path]:
         UserError: they cannot be written.
     """
     temporary = folder / f"{_WRITING}{os.getpid()}_{case}"
-    try:
+    with writing(folder, REMEDY):
         temporary.mkdir()
         try:
             yield temporary
             _move(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        with write_atomically(folder / _RECORDS / f"{case}.json") as file:
-            file.write_text(json.dumps(rows))
-    except OSError as error:
-        raise UserError(f"case {case!r}: cannot write to {folder} ({error.strerror}): {REMEDY}") from None
+    with write_atomically(folder / _RECORDS / f"{case}.json") as file:
+        file.write_text(json.dumps(rows))
 
 
 def _move(source: Path, target: Path, last: str | None = None) -> None:
@@ -81,15 +79,13 @@ class Output:
         self.folder = self.place.with_name(f".unfinished_{self.place.name}")
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._check()
-        try:
+        with writing(self.folder, REMEDY):
             if self._begun_with() != self._settings:
                 self.discard()
                 (self.folder / _RECORDS).mkdir(parents=True)
                 self._write_json(self.folder / _SETTINGS)
             for left in self.folder.glob(f"{_WRITING}*"):
                 shutil.rmtree(left)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror}): {REMEDY}") from None
 
     @property
     def is_whole(self) -> bool:
@@ -107,20 +103,15 @@ class Output:
         Raises:
             UserError: it cannot be written.
         """
-        try:
-            self._finish(rows, copies)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.place} ({error.strerror}): {REMEDY}") from None
-
-    def _finish(self, rows: Sequence[Row], copies: dict[str, Path]) -> None:
         with write_atomically(self.folder / _TABLE) as temporary, open(temporary, "w", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        for name, source in copies.items():
-            shutil.copyfile(source, self.folder / name)
-        self._write_json(self.folder / _MARKER)
-        self.publish()
+        with writing(self.place, REMEDY):
+            for name, source in copies.items():
+                shutil.copyfile(source, self.folder / name)
+            self._write_json(self.folder / _MARKER)
+            self.publish()
 
     def publish(self) -> None:
         """Put what is whole in its place; what an earlier ensemble left there is replaced."""

@@ -12,24 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
-from nnunet_instance_trainers.data.dataset import InstanceDataset, SampledDataset
-from nnunet_instance_trainers.data.maps import Manifest, maps_folder, verify, write_atomically
-from nnunet_instance_trainers.data.sampling import InstanceSampler
-from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
+from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 from nnunet_instance_trainers.instances import labeller
 from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
 from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.terms import make_term
+from nnunet_instance_trainers.trainers.faults import explained
+from nnunet_instance_trainers.trainers.loading import nnUNetTrainerWithInstances
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
-from nnunet_instance_trainers.trainers.scored import nnUNetTrainerScored
 
 __all__ = ["nnUNetTrainerInstanceBase"]
 
@@ -50,7 +47,7 @@ class LossBesideTarget(nn.Module):
         return self.compound(output, target, self.instances)
 
 
-class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
+class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
     """Base of this package's trainers; not a published method.
 
     Class attributes named like a field of :class:`~nnunet_instance_trainers.configuration.Settings` are the
@@ -74,7 +71,6 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
             dim = len(PlansManager(plans).get_configuration(configuration).patch_size)
             self.settings.check_for_training(has_regions=has_regions, dim=dim, where=where)
             self.instance_channels = self.settings.channels(dataset_json["labels"], has_regions)
-        self.instance_source: str | None = None  # -> get_dataloaders
         self.is_resumed = plans.get("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "initial_lr"):
@@ -152,141 +148,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerScored):
         self.loss.instances = instances if has_scales else instances[0]
         return {**batch, "target": targets if has_scales else targets[0]}
 
-    @property
-    def n_regions(self) -> int:
-        """Number of regions, 0 where the dataset has labels."""
-        return len(self.label_manager.foreground_regions) if self.label_manager.has_regions else 0
-
-    # --- data ---------------------------------------------------------------------------------------------
-
-    def get_dataloaders(self):
-        """nnU-Net's, of the source; a mistake that one process finds stops all, with its line."""
-        loaders, mistake = None, None
-        try:
-            self._check_shares()
-            self.instance_source = self._choose_source()
-            loaders = super().get_dataloaders()
-        except UserError as error:
-            mistake = str(error)
-        first = next(filter(None, self._of_all_processes(mistake)), None)
-        if first is not None:
-            raise UserError(first)
-        return loaders
-
-    def _check_shares(self) -> None:
-        """Refuse what nnU-Net's batch Dice cannot gather: shares of the batch of different sizes."""
-        plan, pixel_loss = self.configuration_manager, self.settings.pixel_loss
-        if not self.is_ddp or not plan.batch_dice or "pixel" not in self.settings.parts:
-            return
-        # With regions nnU-Net computes its Dice at weight 0 too.
-        has_dice = pixel_loss in ("nnunet", "nnunet_dice") or (pixel_loss == "nnunet_ce" and self.n_regions > 0)
-        n_processes = distributed.get_world_size()
-        if has_dice and plan.batch_size % n_processes:
-            raise UserError(
-                f"nnU-Net's batch Dice cannot share a batch of {plan.batch_size} between {n_processes} GPUs: set "
-                f"batch_size of configuration {self.configuration_name!r} to a multiple in the plans, or give another "
-                "-num_gpus"
-            )
-
-    def get_training_transforms(self, *args, **kwargs):
-        return self._with_instances(super().get_training_transforms(*args, **kwargs))
-
-    def get_validation_transforms(self, *args, **kwargs):
-        return self._with_instances(super().get_validation_transforms(*args, **kwargs))
-
-    def _with_instances(self, transforms):
-        if self.instance_source == "none":
-            return transforms
-        add = with_labelled_instances if self.instance_source == "patch" else with_precomputed_instances
-        return add(transforms, self.instance_channels, self.n_regions)
-
-    def get_tr_and_val_datasets(self):
-        training, validation = super().get_tr_and_val_datasets()
-        sampler = self._sampler()
-        cases = sorted({*training.identifiers, *validation.identifiers})
-        if self.is_ddp:  # each process checks its share
-            cases = cases[self.local_rank :: distributed.get_world_size()]
-        if self.is_cascaded:
-            self._check_previous_stage(cases)
-        if self.instance_source == "none" and sampler is None:
-            return training, validation
-        if not issubclass(self.dataset_class, nnUNetDatasetBlosc2):
-            raise UserError(
-                f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
-                "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
-            )
-        if self.instance_source == "patch" and sampler is None:
-            return training, validation
-        verify(self.preprocessed_dataset_folder, cases, self.instance_channels, self._precompute_command)
-        dataset_class = InstanceDataset if self.instance_source == "precomputed" else SampledDataset
-        datasets = tuple(
-            dataset_class(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage)
-            for d in (training, validation)
-        )
-        for dataset in datasets:
-            dataset.sampler = sampler
-        return datasets
-
-    def _sampler(self) -> InstanceSampler | None:
-        """What draws the centres of patches by instance, None where nnU-Net draws them by voxel."""
-        power = self.settings.sampling_power
-        if power is None:
-            return None
-        folder = maps_folder(self.preprocessed_dataset_folder)
-        if not Manifest.file(folder).is_file():
-            raise UserError(
-                f"setting 'sampling' needs the tables of instances, and there are none in {folder}: run "
-                f"'{self._precompute_command}', or set it to 'voxel'"
-            )
-        regions = self.label_manager.foreground_regions if self.n_regions else None
-        keys = {channel: regions[channel] if regions else channel for channel in self.instance_channels}
-        return InstanceSampler(folder, keys, regions is not None, power)
-
-    def _check_previous_stage(self, cases: list[str]) -> None:
-        """nnU-Net itself would stop at the first case that it draws, and not say whose prediction is missing."""
-        folder = Path(self.folder_with_segs_from_previous_stage)
-        missing = sorted(set(cases) - {path.stem for path in folder.glob("*")})
-        if missing:
-            stage = self.configuration_manager.previous_stage_name
-            raise UserError(
-                f"case {missing[0]!r}: no prediction of the previous stage in {folder}: train {stage!r} with the same "
-                f"trainer, {type(self).__name__}, in all folds, or run its validation again with --val"
-            )
-
-    def _choose_source(self) -> str:
-        """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""
-        if not self.settings.needs_ids:
-            return "none"
-        recorded = (
-            json.loads(self._record.read_text())["source"] if self.is_resumed and self._record.is_file() else None
-        )
-        if recorded in ("patch", "precomputed"):
-            return recorded
-        has_maps = Manifest.file(maps_folder(self.preprocessed_dataset_folder)).is_file()
-        if self.settings.source is None and not has_maps and self._annotated_maps() is not None:
-            raise UserError(
-                f"dataset {self.plans_manager.dataset_name!r} has annotators' maps in instancesTr, but none are "
-                f"precomputed for configuration {self.configuration_name!r}: run '{self._precompute_command}', or "
-                'set "source": "patch" in instance_training to use components'
-            )
-        return self.settings.source or ("precomputed" if has_maps else "patch")
-
-    @property
-    def _record(self) -> Path:
-        return Path(self.output_folder) / "instance_training.json"
-
-    @property
-    def _precompute_command(self) -> str:
-        manager = self.plans_manager
-        return (
-            f"nnunet-instance precompute -d {int(manager.dataset_name[7:10])} -c {self.configuration_name} "
-            f"-p {manager.plans_name}"
-        )
-
     # --- a training's course ------------------------------------------------------------------------------
 
     def run_training(self) -> None:
-        with one_line_exit():
+        with one_line_exit(), explained(Path(self.output_folder), lambda: self._check_files(self.cases)):
             super().run_training()
 
     def on_train_start(self) -> None:

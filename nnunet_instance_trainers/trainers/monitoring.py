@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import style
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -90,6 +91,7 @@ class LossRecord:
             self._draw()
         return means
 
+    @style.context("default")  # nnU-Net's progress.png leaves its huge fonts to all later figures
     def _draw(self) -> None:
         """Draw the parts over the epochs into a PNG beside the CSV, training solid and validation dashed."""
         figure = Figure(figsize=(8, 5), layout="constrained")

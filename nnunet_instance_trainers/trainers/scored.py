@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, distributed, nn
 
 from nnunet_instance_trainers.configuration import Settings
+from nnunet_instance_trainers.data.maps import remove_unfinished, write_atomically
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.folders import evaluate, format_table
 from nnunet_instance_trainers.trainers.counting import count_objects
+from nnunet_instance_trainers.trainers.faults import GO_ON
 from nnunet_instance_trainers.trainers.scores import ScoreRecord
 
 __all__ = ["nnUNetTrainerScored"]
@@ -31,12 +34,14 @@ class nnUNetTrainerScored(nnUNetTrainer):
 
     settings: Settings
     instance_channels: list[int]
-    _chooses_best = False
+    _is_best = False
 
     # --- each step and epoch ------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.local_rank == 0:
+            remove_unfinished(Path(self.output_folder))
         file = Path(self.output_folder) / "instance_scores.csv"
         first = 0 if self.label_manager.has_regions else 1
         chosen = [channel - first for channel in self.instance_channels]
@@ -103,23 +108,44 @@ class nnUNetTrainerScored(nnUNetTrainer):
         lists = (f"{name} {[round(value, 4) for value in self.scores[name]]}" for name in ScoreRecord.ratios)
         self.print_to_log_file("instance scores:", ", ".join(lists))
         super().on_epoch_end()
-        if self.settings.checkpoint_metric == "dice" or not self._is_best:
-            return
-        self.print_to_log_file(
-            f"new best moving average ({self.settings.checkpoint_metric}): {self.score_record.best:.4f}"
-        )
+        gc.collect()  # the figure of nnU-Net 2.8.1 is 65 MB in a reference cycle, and Python may let dozens lie
         # nnU-Net has counted on to the next epoch, and a checkpoint holds the one after the current.
         self.current_epoch -= 1
-        self._chooses_best = True
-        self.save_checkpoint(str(Path(self.output_folder) / _BEST))
-        self._chooses_best = False
+        self._save_best()
         self.current_epoch += 1
 
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's, but for its own choice of the best epoch where another metric chooses."""
-        if Path(filename).name == _BEST and self.settings.checkpoint_metric != "dice" and not self._chooses_best:
+        """nnU-Net's, written under a temporary name first, so that a kill or a full disk never costs the last one.
+
+        nnU-Net's own choice of the best epoch is passed over where another metric chooses. That metric's best is
+        saved before ``checkpoint_latest``: a training that is resumed from there takes its epoch for saved.
+        """
+        if self.settings.checkpoint_metric != "dice":
+            if Path(filename).name == _BEST:
+                return
+            self._save_best()
+        self._save(filename)
+
+    def _save_best(self) -> None:
+        """Save the epoch once if the setting's own metric calls it the best."""
+        if self.settings.checkpoint_metric == "dice" or not self._is_best:
             return
-        super().save_checkpoint(filename)
+        self._is_best = False
+        self.print_to_log_file(
+            f"new best moving average ({self.settings.checkpoint_metric}): {self.score_record.best:.4f}"
+        )
+        self._save(str(Path(self.output_folder) / _BEST))
+
+    def _save(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        try:
+            with write_atomically(Path(filename)) as temporary:
+                super().save_checkpoint(str(temporary))
+        except RuntimeError as error:  # what torch raises on a full disk
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot write to {filename} ({reason}): {GO_ON}") from None
 
     # --- the final validation -----------------------------------------------------------------------------
 

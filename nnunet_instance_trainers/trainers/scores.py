@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -121,12 +122,13 @@ class ScoreRecord:
     def _averages(row: Mapping[str, str]) -> dict[str, float]:
         return {"dice": float(row["pseudo_dice_average"] or nan), "f1": float(row["f1_average"] or nan)}
 
+    @style.context("default")  # nnU-Net's progress.png leaves its huge fonts to all later figures
     def _draw(self) -> None:
         """Draw the scores over the epochs into a PNG beside the CSV."""
         figure = Figure(figsize=(9, 7), layout="constrained")
         shares, volume = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        for column, style in _CURVES.items():
-            _curve(shares, *self._table.points(column), **style)
+        for column, look in _CURVES.items():
+            _curve(shares, *self._table.points(column), **look)
         shares.set(ylim=(-0.02, 1.02), ylabel="mean over classes", title="objects in the validation patches")
         epochs, ratios = self._table.points("volume_ratio")
         _curve(volume, epochs, [min(max(ratio, 0.1), 10) for ratio in ratios], color="#000000")

@@ -16,6 +16,7 @@ from nnunet_instance_trainers.data.maps import (
     is_current,
     map_file,
     maps_folder,
+    remove_unfinished,
     segmentation_file,
     table_file,
     verify,
@@ -77,6 +78,39 @@ def test_a_failure_before_the_first_byte_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the cause"), write_atomically(tmp_path / "table.npz"):
         raise ValueError("the cause")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_content(small_disk: Path) -> None:
+    file = small_disk / "table.npz"
+    file.write_text("old")
+    says = f"cannot write to {file} \\(No space left on device\\): make room"
+    with pytest.raises(UserError, match=says), write_atomically(file) as temporary:
+        temporary.write_bytes(bytes(10**7))
+    assert [path.read_text() for path in small_disk.iterdir()] == ["old"]
+
+
+def test_a_map_that_does_not_fit_on_the_disk_is_one_line(small_disk: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**32, (1, 100, 100, 100), dtype=np.uint32)
+    segmentation = blosc2.zeros(ids.shape, dtype=np.int16, chunks=ids.shape, blocks=ids.shape)
+    with pytest.raises(UserError, match="case_a.b2nd .No space left on device"):
+        write_map(small_disk / "case_a.b2nd", ids, segmentation)
+    assert not list(small_disk.iterdir())
+
+
+@pytest.mark.parametrize("place", ["missing/table.npz", "file/table.npz"])
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    says = f"cannot write to {tmp_path / place} "
+    with pytest.raises(UserError, match=says), write_atomically(tmp_path / place) as temporary:
+        temporary.write_text("new")
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with write_atomically(tmp_path / "case_a.b2nd") as temporary:
+        temporary.touch()
+    temporary.touch()
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["case_a.b2nd"]
 
 
 def test_the_temporary_name_is_hidden_and_keeps_the_ending(tmp_path: Path) -> None:
@@ -194,6 +228,10 @@ DAMAGES = {
     "map gone": (lambda p, case: map_file(maps_folder(p), case).unlink(), "its instance map is missing"),
     "table gone": (lambda p, case: table_file(maps_folder(p), case).unlink(), "its instance map is missing"),
     "not in the manifest": (strike, "its instance map is missing"),
+    "segmentation gone": (
+        lambda p, case: segmentation_file(p, case).unlink(),
+        "its preprocessed segmentation is missing",
+    ),
     "other segmentation": (
         lambda p, case: flip_a_bit(segmentation_file(p, case)),
         "its instance map is older than its preprocessed segmentation",

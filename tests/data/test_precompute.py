@@ -328,6 +328,28 @@ def test_what_is_not_preprocessed_is_said_with_the_command(boxes):
         run(BOXES, ["2d"], "absent")
 
 
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_broken_preprocessed_file_is_named_with_the_command(boxes, damage):
+    from nnunet_instance_trainers.errors import UserError
+
+    run(BOXES)
+    path = boxes[0].preprocessed / BOXES / "nnUNetPlans_3d_fullres" / "case_1_seg.b2nd"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "damaged":
+        path.write_bytes(content[:-9])
+    with pytest.raises(UserError, match=f"{path} is {damage}: run 'nnUNetv2_preprocess -d 901 .* -c 3d_fullres'"):
+        run(BOXES)
+
+
+def test_what_a_killed_run_left_is_removed(boxes):
+    run(BOXES)
+    folder = boxes[0].preprocessed / BOXES / "nnUNetPlans_3d_fullres_instances"
+    (folder / ".unfinished_case_gone.b2nd").write_bytes(b"half a map")
+    run(BOXES)
+    assert not list(folder.glob(".unfinished_*"))
+
+
 def test_the_old_numpy_format_is_refused(boxes):
     from nnunet_instance_trainers.errors import UserError
 

@@ -71,6 +71,12 @@ def test_a_write_that_fails_leaves_no_summary(tmp_path: Path) -> None:
         read_evaluation(tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to .*file/scores .Not a directory.: make room"):
+        write_evaluation(tmp_path / "file" / "scores", EVALUATION)
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"foreground_mean": {}, "mean": {}})])
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from math import prod
 
 import pytest
@@ -15,10 +16,13 @@ from nnunet_instance_trainers.instances import label_batch
 from nnunet_instance_trainers.losses import blob_loss, inverse_weighted_loss, pixel_loss, topk_dice_loss
 from nnunet_instance_trainers.losses.criteria import ASL, Dice, Focal, GeneralizedDice, Tversky
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
+from nnunet_instance_trainers.losses.problems import ClassProblems
+from nnunet_instance_trainers.losses.terms import TERMS, make_term
 
 ANY = {**FAST, "blob": blob_loss, "pixel": pixel_loss, "topk": topk_dice_loss, "inverse": inverse_weighted_loss}
 OVERLAP = ["dice", "tversky", "asl", "generalized_dice", ASL(beta=0.1), Tversky(1, 0), Dice(smooth=1),
            GeneralizedDice(smooth=1)]  # fmt: skip
+MODULE_OPTIONS = {"surrogate_weight": 0.1, "center_width": 7, "max_weight": None}
 POINTWISE = [Focal(gamma=0, alpha=None), Focal(gamma=1, alpha=None), Focal(gamma=3), *CRITERIA]
 
 
@@ -95,6 +99,56 @@ def search(n: int, seed: int) -> None:
             value, gradient = with_gradient(lambda z: ANY[term](z.sigmoid(), ids, logits=z, **options), z)  # noqa: B023
         assert value.isfinite() and value > -1e-4, case
         assert gradient.isfinite().all(), case
+
+
+def draw_output(rng: random.Random, target: Tensor) -> Tensor:
+    """Logits (B, C, *S) between noise and a nearly perfect answer, small or huge, in any precision."""
+    shape = (target.shape[0], target.shape[1], *target.shape[2:])
+    skill, scale = rng.choice([0, 0.5, 0.9, 0.99, 1]), rng.choice([1e-3, 1, 10, 100, 1e4])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(10**6)))
+    logits = (skill * (2 * target - 1) + (1 - skill) * noise) * scale
+    return logits.to(rng.choice([torch.float32, torch.float16, torch.bfloat16, torch.float64]))
+
+
+def search_outputs(n: int, seed: int) -> None:
+    """What a network puts out goes into every module: two classes, or two regions and perhaps ignored voxels."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for i in range(n):
+        shape = (rng.choice([1, 2, 3]), *(rng.randint(1, 12) for _ in range(rng.choice([2, 3]))))
+        first, second = degenerate_ids(rng, shape), degenerate_ids(rng, shape)
+        ignored = random_mask(shape, i, share=rng.choice([0, 0, 0.3, 1]))
+        regions = rng.random() < 0.5
+        if regions:
+            instances = torch.stack((first, second), 1)
+            target = torch.cat((instances > 0, ignored[:, None]), 1)
+            truth = target[:, :2].float()
+        else:
+            labels = torch.where(first > 0, 1, torch.where(second > 0, 2, 0))
+            instances = torch.where(first > 0, first * 2, second * 2 + 1).mul(labels > 0)[:, None]
+            target = torch.where(ignored, 3, labels)[:, None]
+            truth = torch.stack([labels == c for c in range(3)], 1).float()
+        term = rng.choice(list(TERMS))
+        options = {**MODULE_OPTIONS, "criterion": rng.choice(OVERLAP), "missed": rng.choice(["constant", "soft"])}
+        options |= {"proximity_form": rng.choice(["mean", "mean", "mse"]), "k_percent": rng.choice([1, 30, 50, 100])}
+        options |= {"weighted_criterion": rng.choice(WEIGHTED_CRITERIA), "exclude_other_targets": rng.random() < 0.5}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the published form of proximity warns
+            module = make_term(term, options)
+        module.problems = ClassProblems(regions=regions, ignore_label=None if regions else 3)
+        output = draw_output(rng, truth)
+        value, gradient = with_gradient(module, output, target, instances)
+        case = f"seed {seed}, case {i}: {term} {options}, regions {regions}, {output.tolist()}, {target.tolist()}"
+        assert value.isfinite() and gradient.isfinite().all(), case
+
+
+def test_random_search_of_outputs_finds_nothing_that_is_not_finite() -> None:
+    search_outputs(150, seed=501)
+
+
+@pytest.mark.heavy
+def test_long_random_search_of_outputs() -> None:
+    search_outputs(10_000, seed=random.randrange(10**6))
 
 
 def test_random_search_finds_nothing_that_is_not_finite() -> None:

@@ -564,6 +564,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(folders: Folders) -> None:
         ensemble(PLAN, {m: [f] for m, f in folders.folders.items()}, folders.root / "file" / "out")
 
 
+@pytest.mark.parametrize("written", [b"", b"half"])
+def test_an_image_that_its_writer_did_not_finish_is_one_line(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, written: bytes
+) -> None:
+    """SimpleITK's NIfTI writer passes over a full disk without an error."""
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    monkeypatch.setattr(SimpleITKIO, "write_seg", lambda self, image, path, geometry: Path(path).write_bytes(written))
+    with pytest.raises(UserError, match="case 'a': cannot write .*a.nii.gz .*: make room"):
+        folders.ensemble()
+    assert {path.name for path in folders.root.iterdir()} == {"A", "B"}
+
+
 # --- interrupted runs --------------------------------------------------------------------------------------
 
 

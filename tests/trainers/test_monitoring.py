@@ -117,3 +117,17 @@ def test_the_mean_is_over_the_steps_of_all_processes(tmp_path: Path) -> None:
 
     assert record.end_epoch(0, of_all_processes=of_all_processes) == {"train_pixel": 5.0}  # (1 + 2 + 3 + 14) / 4
     assert handed == [{"train_pixel": (6.0, 3)}]
+
+
+def test_the_figure_does_not_take_over_what_nnunet_leaves_of_its_own(tmp_path: Path) -> None:
+    """Its progress.png sets fonts for all later figures; ours then had no room for its axes."""
+    import seaborn
+    from matplotlib import rc_context
+
+    pictures = []
+    for scale in (1, 2.5):
+        with rc_context():
+            seaborn.set_theme(font_scale=scale)
+            record_epochs(LossRecord(tmp_path / "losses.csv", PARTS, first_epoch=0), range(2), value=1.0)
+        pictures.append((tmp_path / "losses.png").read_bytes())
+    assert pictures[0] == pictures[1]

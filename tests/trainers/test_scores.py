@@ -169,3 +169,17 @@ def test_styles_of_the_curves_differ_in_more_than_colour() -> None:
 
     styles = [(style.get("linestyle", "-"), style.get("linewidth")) for style in _CURVES.values()]
     assert all(a != b for a, b in pairwise(sorted(styles, key=str)))
+
+
+def test_the_figure_does_not_take_over_what_nnunet_leaves_of_its_own(tmp_path: Path, recwarn) -> None:
+    """Its progress.png sets fonts for all later figures."""
+    import seaborn
+    from matplotlib import rc_context
+
+    pictures = []
+    for scale in (1, 2.5):
+        with rc_context():
+            seaborn.set_theme(font_scale=scale)
+            end(record(tmp_path), 0, 0.5)
+        pictures.append((tmp_path / "scores.png").read_bytes())
+    assert pictures[0] == pictures[1]

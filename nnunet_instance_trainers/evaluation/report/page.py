@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from nnunet_instance_trainers.data.maps import write_atomically
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.evaluation.comparison import Table, compare
 from nnunet_instance_trainers.evaluation.files import Evaluation
 from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
@@ -46,7 +46,8 @@ def write_report(
     models = read_models(folders)
     chosen = None if pairs is None else parse_pairs(pairs, [model.name for model in models])
     page = report(models, compare(models, chosen), images)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(file) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

@@ -1,0 +1,43 @@
+"""What a user reads when a training stops because of a file, and not because of a mistake in the code."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunet_instance_trainers.errors import UserError
+
+__all__ = ["GO_ON", "explained"]
+
+GO_ON = "make room or allow it, then go on with --c"
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Failures that only writing has."""
+
+
+@contextmanager
+def explained(output: Path, check_data: Callable[[], None]) -> Iterator[None]:
+    """Say why a training failed, where a file is the reason.
+
+    nnU-Net's background workers print what went wrong and die, and the training then knows no more than that they
+    are dead. So after any failure the files are looked at once more.
+
+    Args:
+        output: the folder of results.
+        check_data: raises a ``UserError`` if a file that the training reads is missing or damaged.
+
+    Raises:
+        UserError: naming the file; any other failure passes as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _CANNOT_WRITE:
+            raise UserError(f"cannot write to {error.filename or output} ({error.strerror}): {GO_ON}") from None
+        check_data()
+        raise
+    except Exception:  # a UserError too: one from a loader does not know the command that mends
+        check_data()
+        raise
