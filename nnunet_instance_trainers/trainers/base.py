@@ -121,11 +121,13 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(self._take_instances(batch))
+        self.loss.instances = None  # or the batch stays in the loaders' shared memory
         self.loss_record.add("train", self.loss.compound.values)
         return result
 
     def validation_step(self, batch: dict) -> dict:
         result = super().validation_step(self._take_instances(batch))
+        self.loss.instances = None
         self.loss_record.add("val", self.loss.compound.values)
         return result
 
