@@ -191,7 +191,7 @@ def decode_map(content: bytes, path: Path) -> blosc2.NDArray:
         layers = set()
     if layers != {"b2nd"}:
         raise UserError(f"{path} is no map of instances: delete its folder and run 'nnunet-instance precompute' again")
-    return blosc2.ndarray_from_cframe(content)
+    return blosc2.ndarray_from_cframe(content, copy=True)  # blosc2 3.6 does not hold the bytes that it looks at
 
 
 def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from nnunet_instance_trainers.data.maps import (
     CaseRecord,
     Manifest,
+    decode_map,
     digest,
     is_current,
     map_file,
@@ -154,6 +155,15 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:
     write_map(file, np.full((1, 6, 5), 3), segmentation)
     assert (blosc2.open(str(file), mode="r")[:] == 3).all()
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_decoded_map_needs_its_bytes_no_more() -> None:
+    """blosc2 3.6 keeps no hold of them, so they would be gone when the first crop is read."""
+    ids = np.arange(256, dtype=np.uint32).reshape(1, 4, 8, 8)
+    content = bytearray(blosc2.asarray(ids).to_cframe())
+    decoded = decode_map(content, Path("case_a.b2nd"))
+    content[:] = bytes(len(content))
+    assert (decoded[:] == ids).all()
 
 
 # --- manifest ---------------------------------------------------------------------------------------------
