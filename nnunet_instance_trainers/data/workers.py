@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 def over_cases(
     function: Callable[[Any, str], Result], job: Any, cases: Sequence[str], n_processes: int
 ) -> Iterator[tuple[str, Result]]:
-    """``function(job, case)`` of every case, as they get ready; the first error stops all.
+    """``function(job, case)`` of every case, as they get ready; the first error stops all, the caller's too.
 
     Raises:
         UserError: one that ``function`` raised, or a worker was killed.
@@ -36,11 +36,10 @@ def over_cases(
         try:
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
-        except UserError:
-            pool.shutdown(cancel_futures=True)
-            raise
         except BrokenProcessPool:
             raise UserError("a worker was killed, probably for want of memory: use a smaller -np") from None
+        finally:  # also where who asks for the results fails, or asks no more
+            pool.shutdown(cancel_futures=True)
 
 
 def _start() -> None:

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from nnunet_instance_trainers.data.workers import over_cases
 
 WORK = """
 import os, sys, time
@@ -53,3 +56,30 @@ def test_workers_end_when_their_command_is_killed(tmp_path: Path) -> None:
         assert _waits_for(lambda: not any(map(_runs, workers)), 20)
     finally:
         os.killpg(command.pid, signal.SIGKILL) if any(map(_runs, (int(p.name) for p in seen.iterdir()))) else None
+
+
+def note(folder: Path, case: str) -> None:
+    (folder / case).touch()
+    time.sleep(0.02)
+
+
+def note_and_fail(folder: Path, case: str) -> None:
+    note(folder, case)
+    raise ValueError("a bug")
+
+
+def stop_after_one(folder: Path, cases: list[str]) -> None:
+    results = over_cases(note, folder, cases, 2)
+    next(results)
+    results.close()  # as where the command itself fails, such as on a full disk
+
+
+def fail_at_one(folder: Path, cases: list[str]) -> None:
+    with pytest.raises(ValueError, match="a bug"):
+        list(over_cases(note_and_fail, folder, cases, 2))
+
+
+@pytest.mark.parametrize("end", [stop_after_one, fail_at_one])
+def test_cases_that_wait_are_not_begun_after_a_failure(tmp_path: Path, end: Callable[[Path, list[str]], None]) -> None:
+    end(tmp_path, [str(case) for case in range(300)])
+    assert 0 < len(list(tmp_path.iterdir())) < 100
