@@ -24,7 +24,7 @@ import blosc2
 import msgpack
 import numpy as np
 
-from nnunet_instance_trainers.errors import UserError, writing
+from nnunet_instance_trainers.errors import MEND, UserError, writing
 
 __all__ = [
     "CaseRecord",
@@ -135,17 +135,17 @@ class Manifest:
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path, remedy: str = MEND) -> Iterator[Path]:
     """Give a temporary name beside ``path``, which is renamed to ``path`` on success only.
 
     The temporary name keeps the ending, which writers go by, and is hidden. It is the same in every run, so
     what a killed run left behind is replaced by the next; a link of that name is not followed.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        UserError: the disk is full, or the folder cannot be written to; it ends with ``remedy``.
     """
     temporary = path.with_name(f"{UNFINISHED}{path.name}")
-    with writing(path):
+    with writing(path, remedy):
         temporary.unlink(missing_ok=True)
         try:
             yield temporary

@@ -29,7 +29,7 @@ from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
-from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.release.comparing import agree, compare_predictions, load
 from nnunet_instance_trainers.release.models import (
     CHECKPOINT,
@@ -101,13 +101,10 @@ def _workplace(output: Path, name: str) -> Iterator[Path]:
     """A hidden folder below the output, which is gone afterwards; so is the output where it was made in vain."""
     work, is_new = output / f".unfinished_{name}", not output.exists()
     try:
-        shutil.rmtree(work, ignore_errors=True)  # a killed run's
-        work.mkdir(parents=True)
-        yield work
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {output} ({error.strerror}): make room, or give another folder with -o"
-        ) from None
+        with writing(output, "make room, or give another folder with -o"):
+            shutil.rmtree(work, ignore_errors=True)  # a killed run's
+            work.mkdir(parents=True)
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if is_new:
@@ -181,11 +178,7 @@ def _write_checkpoint(predictor: nnUNetPredictor, copy: TrainedModel, fold: int 
         "inference_allowed_mirroring_axes": predictor.allowed_mirroring_axes,
         "released_from": origin,
     }
-    try:
-        torch.save(checkpoint, copy.file(fold))
-    except RuntimeError as error:  # torch's own for a full disk
-        reason = str(error).splitlines()[0]
-        raise UserError(f"fold {fold}: cannot write its checkpoint ({reason}): make room, or give another -o") from None
+    torch.save(checkpoint, copy.file(fold))
 
 
 def _publish(new: Path, place: Path, aside: Path) -> None:

@@ -24,7 +24,7 @@ from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
 from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.terms import make_term
-from nnunet_instance_trainers.trainers.faults import explained
+from nnunet_instance_trainers.trainers.faults import GO_ON, explained
 from nnunet_instance_trainers.trainers.loading import nnUNetTrainerWithInstances
 from nnunet_instance_trainers.trainers.monitoring import LossRecord
 
@@ -153,7 +153,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
     # --- a training's course ------------------------------------------------------------------------------
 
     def run_training(self) -> None:
-        with one_line_exit(), explained(Path(self.output_folder), lambda: self._check_files(self.cases)):
+        with (
+            one_line_exit(),
+            explained(Path(self.output_folder), lambda: self._check_files(self.cases), self.print_to_log_file),
+        ):
             super().run_training()
 
     def on_train_start(self) -> None:
@@ -161,7 +164,7 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
         file = Path(self.output_folder) / "instance_losses.csv"
         self.loss_record = LossRecord(file, self.settings.parts, self.current_epoch)
         if self.local_rank == 0:
-            with write_atomically(self._record) as temporary:
+            with write_atomically(self._record, GO_ON) as temporary:
                 temporary.write_text(json.dumps({"source": self.instance_source}))
         self.print_to_log_file(f"instance ids: {self.instance_source}; {self.settings}")
         self.print_to_log_file(f"components of predictions on {self.device}: {labeller(self.device)}")

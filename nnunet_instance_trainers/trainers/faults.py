@@ -18,7 +18,7 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 @contextmanager
-def explained(output: Path, check_data: Callable[[], None]) -> Iterator[None]:
+def explained(output: Path, check_data: Callable[[], None], log: Callable[[str], None]) -> Iterator[None]:
     """Say why a training failed, where a file is the reason.
 
     nnU-Net's background workers print what went wrong and die, and the training then knows no more than that they
@@ -27,6 +27,7 @@ def explained(output: Path, check_data: Callable[[], None]) -> Iterator[None]:
     Args:
         output: the folder of results.
         check_data: raises a ``UserError`` if a file that the training reads is missing or damaged.
+        log: is told of a failure that such a file explains, for it may have had another reason.
 
     Raises:
         UserError: naming the file; any other failure passes as it is.
@@ -36,8 +37,16 @@ def explained(output: Path, check_data: Callable[[], None]) -> Iterator[None]:
     except OSError as error:
         if error.errno in _CANNOT_WRITE:
             raise UserError(f"cannot write to {error.filename or output} ({error.strerror}): {GO_ON}") from None
-        check_data()
+        _look_for_reason(error, check_data, log)
         raise
-    except Exception:  # a UserError too: one from a loader does not know the command that mends
+    except Exception as error:  # a UserError too: one from a loader does not know the command that mends
+        _look_for_reason(error, check_data, log)
+        raise
+
+
+def _look_for_reason(error: Exception, check_data: Callable[[], None], log: Callable[[str], None]) -> None:
+    try:
         check_data()
+    except UserError:
+        log(f"the training failed with {type(error).__name__}: {error}")
         raise

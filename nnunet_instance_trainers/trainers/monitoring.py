@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nnunet_instance_trainers.data.maps import write_atomically
+from nnunet_instance_trainers.trainers.faults import GO_ON
 
 __all__ = ["EpochTable", "LossRecord"]
 
@@ -42,7 +43,7 @@ class EpochTable:
             self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
 
     def write(self) -> None:
-        with write_atomically(self.file) as temporary, open(temporary, "w", newline="") as stream:
+        with write_atomically(self.file, GO_ON) as temporary, open(temporary, "w", newline="") as stream:
             writer = csv.DictWriter(stream, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -109,5 +110,5 @@ class LossRecord:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        with write_atomically(self._table.file.with_suffix(".png")) as temporary:
+        with write_atomically(self._table.file.with_suffix(".png"), GO_ON) as temporary:
             figure.savefig(temporary, dpi=100)

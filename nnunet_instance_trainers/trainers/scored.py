@@ -140,12 +140,8 @@ class nnUNetTrainerScored(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        try:
-            with write_atomically(Path(filename)) as temporary:
-                super().save_checkpoint(str(temporary))
-        except RuntimeError as error:  # what torch raises on a full disk
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot write to {filename} ({reason}): {GO_ON}") from None
+        with write_atomically(Path(filename), GO_ON) as temporary:
+            super().save_checkpoint(str(temporary))
 
     # --- the final validation -----------------------------------------------------------------------------
 

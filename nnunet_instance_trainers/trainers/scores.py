@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from nnunet_instance_trainers.data.maps import write_atomically
 from nnunet_instance_trainers.trainers.counting import as_counts
+from nnunet_instance_trainers.trainers.faults import GO_ON
 from nnunet_instance_trainers.trainers.monitoring import EpochTable
 
 __all__ = ["ScoreRecord", "moving_average"]
@@ -151,7 +152,7 @@ class ScoreRecord:
             title="moving averages;\nfaint: epoch by epoch",
             alignment="left",
         )
-        with write_atomically(self._table.file.with_suffix(".png")) as temporary:
+        with write_atomically(self._table.file.with_suffix(".png"), GO_ON) as temporary:
             figure.savefig(temporary, dpi=100)
 
 

@@ -12,6 +12,7 @@ import torch
 pytestmark = pytest.mark.nnunet
 
 BOXES = "Dataset901_Boxes"
+GO_ON = "make room or allow it, then go on with --c"
 TINY = {"num_epochs": 2, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1, "seed": 0}
 
 
@@ -132,7 +133,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_and_the_last_one_stays(boxes
         patch.setattr(torch, "save", full)
         line = stopped_with(trainer)
     latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
-    assert f"cannot write to {latest} (" in line and line.endswith("go on with --c")
+    assert f"cannot write to {latest} (" in line and line.endswith(GO_ON)
     assert torch.load(latest, weights_only=False)["current_epoch"] == 1
     going_on = resumed(boxes, num_epochs=3)
     going_on.run_training()
@@ -144,12 +145,43 @@ def test_a_real_full_disk_is_one_line(boxes, small_disk):
     trainer.output_folder = trainer.output_folder_base = str(small_disk)
     (small_disk / "rest").write_bytes(bytes(950_000))  # room for the copies of the plans, not for a checkpoint
     line = stopped_with(trainer)
-    assert "cannot write to" in line and str(small_disk) in line and "make room" in line
+    assert "cannot write to" in line and str(small_disk) in line and line.endswith(GO_ON)
     assert not [name for name in files(trainer) if name.endswith((".pth", ".csv")) and not _reads(small_disk / name)]
 
 
 def _reads(file: Path) -> bool:
     return bool(torch.load(file, weights_only=False) if file.suffix == ".pth" else file.read_text())
+
+
+@pytest.mark.parametrize("name", ["instance_training.json", "instance_losses.csv", "instance_scores.csv"])
+def test_a_table_that_cannot_be_written_is_mended_by_going_on(boxes, monkeypatch, name):
+    """The same command again would begin the training anew."""
+    from nnunet_instance_trainers.data import maps
+
+    replace = maps.os.replace
+
+    def full(source, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    trainer = make(boxes)
+    monkeypatch.setattr(maps.os, "replace", full)
+    line = stopped_with(trainer)
+    assert line.endswith(f"cannot write to {Path(trainer.output_folder) / name} (No space left on device): {GO_ON}")
+
+
+def test_a_failure_of_the_gpu_while_a_checkpoint_is_saved_is_no_full_disk(boxes, monkeypatch):
+    trainer, bug = make(boxes), RuntimeError("CUDA error: device-side assert triggered")
+
+    def save(*_):
+        raise bug
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(RuntimeError) as info:
+            trainer.run_training()
+    assert info.value is bug
 
 
 def test_a_write_of_nnunet_itself_that_fails_is_one_line(boxes, monkeypatch):
@@ -238,6 +270,20 @@ def test_half_a_file_of_folds_is_named(boxes):
     file = boxes[0].preprocessed / BOXES / "splits_final.json"
     file.write_text(file.read_text()[:9])
     assert f"{file} is damaged: restore it, or delete it" in stopped_with(make(boxes))
+
+
+def test_the_log_keeps_the_failure_that_a_file_explains(boxes, monkeypatch):
+    """The file may have gone by chance, and the failure may come again."""
+    trainer = make(boxes)
+
+    def step(_):
+        (boxes[0].preprocessed / BOXES / CASES / "case_0.pkl").unlink()
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "train_step", step)
+    assert f"run '{PREPROCESS}" in stopped_with(trainer)
+    (log,) = Path(trainer.output_folder).glob("training_log*.txt")
+    assert "RuntimeError: CUDA out of memory" in log.read_text()
 
 
 def test_a_failure_that_no_file_explains_stays_as_it_is(boxes, monkeypatch):
