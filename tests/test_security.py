@@ -176,8 +176,11 @@ def test_a_map_is_a_plain_array_or_refused(tmp_path, trace):
     blosc2.SChunk(data=b"abc", urlpath=str(tmp_path / "chunk.b2nd"))
     (tmp_path / "pickle.b2nd").write_bytes(pickle.dumps(Bomb(trace)))
     (tmp_path / "empty.b2nd").write_bytes(b"")
+    wide = blosc2.asarray(ids.astype(np.uint64)).to_cframe()
+    for name, dtype in (("addresses", b"|O8"), ("overflow", b"|u1"), ("signed", b"<i8")):
+        (tmp_path / f"{name}.b2nd").write_bytes(wide.replace(b"<u8", dtype))
     (tmp_path / "cut.b2nd").write_bytes((tmp_path / "good.b2nd").read_bytes()[:60])
-    for name in ("function", "expression", "chunk", "pickle", "empty", "cut"):
+    for name in ("function", "expression", "chunk", "pickle", "empty", "cut", "addresses", "overflow", "signed"):
         with pytest.raises(UserError, match=f"{name}.b2nd is no map of instances: delete"):
             decode(tmp_path / f"{name}.b2nd")
 
@@ -282,12 +285,19 @@ def test_a_case_of_a_table_is_a_file_of_its_folder(folder, case):
     assert not (folder / "page.html").exists()
 
 
+META = "ObjectType = Image\nNDims = 3\nDimSize = 8 8 4\nElementType = MET_UCHAR\n"
+
+
 @nnunet
 @pytest.mark.parametrize(
     "ending, header",
     [
-        (".mha", "ObjectType = Image\nNDims = 3\nDimSize = 8 8 4\nElementType = MET_UCHAR\nElementDataFile = {}\n"),
+        (".mha", f"{META}ElementDataFile = {{}}\n"),
         (".mha", "ObjectType = Image\n\nNDims = 3\nDimSize = 8 8 4\nElementType = MET_UCHAR\nElementDataFile: {}\n"),
+        (".mha", f"{META}elementdatafile = LOCAL\nElementDataFile = {{}}\n"),  # no key of the reader
+        (".mha", f"{META}ElementDataFiles = LOCAL\nElementDataFile = {{}}\n"),
+        (".mha", f"{META}no key\nElementDataFile = LOCAL\nElementDataFile = {{}}\n"),  # it passes over two lines
+        (".mha", f"{META}Comment = a\rElementDataFile = LOCAL\nElementDataFile = {{}}\n"),
         (".nrrd", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 8 8 4\nencoding: raw\ndata file: {}\n\n"),
         (".nrrd", "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 8 8 4\nencoding: raw\nDataFile: {}\n\n"),
     ],
@@ -299,6 +309,8 @@ def test_an_image_does_not_take_its_voxels_from_another_file(folder, ending, hea
         write_masks(folder / name, {"a": np.ones(SHAPE)}, ending)
     cli.main([str(word) for word in evaluating(folder)])  # what is in one file is read
     (folder / "predicted" / f"a{ending}").write_text(header.format(folder / "secret"))
+    if ending == ".mha":
+        assert (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "predicted" / "a.mha"))) == 0).all()  # the secret's
     assert f"a{ending} is the header of another file" in stopped(*evaluating(folder))
     (folder / "labelsTs" / f"a{ending}").write_text(header.format(folder / "secret"))
     assert f"a{ending} is the header of another file" in stopped(*evaluating(folder))

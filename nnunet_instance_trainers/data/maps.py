@@ -178,7 +178,8 @@ def decode_map(content: bytes, path: Path) -> blosc2.NDArray:
     """The ids (K, *S) in the bytes of a map, decompressed where they are asked for.
 
     A file of Blosc2 may hold an expression over other files, or a function, in place of an array. So what it says of
-    itself comes first: the names of its layers, in its header.
+    itself comes first: the names of its layers, in its header. Its type is looked at before a value: bytes taken for
+    objects would be addresses, and a type of fewer bytes than are stored would be written beyond its end.
 
     Raises:
         UserError: it is no plain array; ``path`` names it.
@@ -186,12 +187,16 @@ def decode_map(content: bytes, path: Path) -> blosc2.NDArray:
     try:
         header = msgpack.Unpacker(strict_map_key=False)
         header.feed(content[: int.from_bytes(content[12:16], "big")])
-        layers = set(header.unpack()[-1][1])
-    except Exception:  # a damaged header raises many kinds
-        layers = set()
-    if layers != {"b2nd"}:
-        raise UserError(f"{path} is no map of instances: delete its folder and run 'nnunet-instance precompute' again")
-    return blosc2.ndarray_from_cframe(content, copy=True)  # blosc2 3.6 does not hold the bytes that it looks at
+        if set(header.unpack()[-1][1]) != {"b2nd"}:
+            raise ValueError("no plain array")
+        ids = blosc2.ndarray_from_cframe(content, copy=True)  # blosc2 3.6 does not hold the bytes that it looks at
+        if ids.dtype != np.uint32 or ids.schunk.typesize != 4:
+            raise ValueError("no ids")
+    except Exception:  # a damaged file raises many kinds
+        raise UserError(
+            f"{path} is no map of instances: delete its folder and run 'nnunet-instance precompute' again"
+        ) from None
+    return ids
 
 
 def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -12,10 +15,9 @@ from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["check_ids", "read_labels", "refuse_detached", "same_geometry"]
 
-# Of formats that nnU-Net reads: the last line of the header, and a line that names another file as the data.
-_META = re.compile(rb"(?im)^\s*ElementDataFile"), re.compile(rb"(?im)^\s*ElementDataFile\b(?!\s*[=:]\s*LOCAL\s*$)")
-_NRRD = re.compile(rb"\A\s*\Z"), re.compile(rb"(?im)^\s*data\s*file\s*:")
-_HEADERS = {".mha": _META, ".mhd": _META, ".nrrd": _NRRD, ".nhdr": _NRRD}
+# What names another file as the data.
+_META = re.compile(rb"ElementDataFile(?![ \t]*[=:][ \t]*(?:LOCAL|Local|local)[ \t]*\r?\n)")
+_NRRD = re.compile(rb"(?im)^\s*data\s*file\s*:")
 
 
 def read_labels(
@@ -44,16 +46,24 @@ def refuse_detached(path: Path) -> None:
     Raises:
         UserError: it does.
     """
-    if path.suffix.lower() not in _HEADERS or not path.is_file():
+    detached = {".mha": _meta, ".mhd": _meta, ".nrrd": _nrrd, ".nhdr": _nrrd}.get(path.suffix.lower())
+    if detached is None or not path.is_file() or path.stat().st_size == 0:
         return
-    last, elsewhere = _HEADERS[path.suffix.lower()]
     with open(path, "rb") as stream:
-        for line in stream:
-            line = line.replace(b"\r", b"\n")
-            if elsewhere.search(line):
-                raise UserError(f"{path} is the header of another file: save it in one file")
-            if last.search(line):
-                return
+        if detached(stream):
+            raise UserError(f"{path} is the header of another file: save it in one file")
+
+
+def _meta(stream: BinaryIO) -> bool:
+    """Look in the whole file: where ITK's parser takes a line for the header's last, odd lines before it decide."""
+    with mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+        return _META.search(content) is not None
+
+
+def _nrrd(stream: BinaryIO) -> bool:
+    """Look in the header, which an empty line ends."""
+    lines = (line.replace(b"\r", b"\n") for line in stream)
+    return any(_NRRD.search(line) for line in takewhile(bytes.strip, lines))
 
 
 def same_geometry(a: object, b: object) -> bool:
