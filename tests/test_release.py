@@ -78,6 +78,9 @@ def trained(_boxes, tmp_path_factory):
         shutil.copy(fold / "checkpoint_final.pth", fold / "checkpoint_best.pth")
         (fold / "validation").mkdir()
         case = {"prediction_file": "/home/somebody/Mrs_Smith.nii.gz"}
+        named = {"Mrs_Smith": {"images": ["/home/somebody/Mrs_Smith.nii.gz"], "label": "/home/somebody/label.nii.gz"}}
+        describes = json.loads((fold.parent / "dataset.json").read_text())
+        (fold.parent / "dataset.json").write_text(json.dumps({**describes, "dataset": named, "training": [case]}))
         summary = {"foreground_mean": {"Dice": 0.5}, "mean": {}, "metric_per_case": [case]}
         (fold / "validation" / "summary.json").write_text(json.dumps(summary))
         estimate = fold.parent / "crossval_results_folds_0"
@@ -210,6 +213,8 @@ def test_the_folder_has_what_nnunets_export_takes_and_names_no_case(trained, mod
     assert files["fold_0/validation/summary.json"] == files["crossval_results_folds_0/summary.json"]
     assert json.loads(files["fold_0/validation/summary.json"]) == {"foreground_mean": {"Dice": 0.5}, "mean": {}}
     assert not any(b"Smith" in content or b"somebody" in content for content in files.values())
+    described = json.loads((trained.preprocessed / CLASSES / "dataset.json").read_text())
+    assert json.loads(files["dataset.json"]) == checkpoint(folder)["init_args"]["dataset_json"] == described
     plans = json.loads(files["plans.json"])
     assert plans["configurations"]["3d_fullres"]["instance_training"]["source"] == "patch"
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "out"))

@@ -115,8 +115,10 @@ def _workplace(output: Path, name: str) -> Iterator[Path]:
 def _copy(model: TrainedModel, copy: TrainedModel) -> None:
     """Write the copy and compare the outputs of the networks fold by fold."""
     copy.folder.mkdir(parents=True)
-    for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+    for name in ("plans.json", "dataset_fingerprint.json"):
         _copy_file(model.folder / name, copy.folder / name)
+    dataset = _without_cases(read_json(model.folder / "dataset.json"))
+    (copy.folder / "dataset.json").write_text(json.dumps(dataset, indent=4))
     estimate = f"crossval_results_folds_{folds_tuple_to_string(model.folds)}"
     # postprocessing.json, which nnU-Net writes for readers, names folders of this machine.
     _copy_file(model.folder / estimate / "postprocessing.pkl", copy.folder / estimate / "postprocessing.pkl")
@@ -138,6 +140,11 @@ def _copy_file(source: Path, target: Path) -> None:
     if source.is_file():
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def _without_cases(dataset: dict[str, Any]) -> dict[str, Any]:
+    """A dataset.json without its lists of cases, nnU-Net's ("dataset") and its predecessor's."""
+    return {key: value for key, value in dataset.items() if key not in ("dataset", "training", "test")}
 
 
 def _copy_means(source: Path, target: Path) -> None:
@@ -173,7 +180,7 @@ def _write_checkpoint(predictor: nnUNetPredictor, copy: TrainedModel, fold: int 
             "plans": predictor.plans_manager.plans,
             "configuration": copy.configuration,
             "fold": fold,
-            "dataset_json": predictor.dataset_json,
+            "dataset_json": _without_cases(predictor.dataset_json),
         },
         "inference_allowed_mirroring_axes": predictor.allowed_mirroring_axes,
         "released_from": origin,
