@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.maps import write_atomically
-from nnunet_instance_trainers.errors import UserError, one_line_exit
+from nnunet_instance_trainers.errors import UserError, one_line_exit, writing
 from nnunet_instance_trainers.instances import labeller
 from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
@@ -72,7 +73,9 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
             self.settings.check_for_training(has_regions=has_regions, dim=dim, where=where)
             self.instance_channels = self.settings.channels(dataset_json["labels"], has_regions)
         self.is_resumed = plans.get("continue_training", False)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        results = Path(nnUNet_results) if nnUNet_results.is_set() else Path()
+        with one_line_exit(), writing(results):
+            super().__init__(plans, configuration, fold, dataset_json, device)
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "initial_lr"):
             value = getattr(self.settings, name)
             if value is not None:

@@ -35,13 +35,20 @@ def explained(output: Path, check_data: Callable[[], None], log: Callable[[str],
     try:
         yield
     except OSError as error:
-        if error.errno in _CANNOT_WRITE:
+        if error.errno in _CANNOT_WRITE or _may_not_write(error, output):
             raise UserError(f"cannot write to {error.filename or output} ({error.strerror}): {GO_ON}") from None
         _look_for_reason(error, check_data, log)
         raise
     except Exception as error:  # a UserError too: one from a loader does not know the command that mends
         _look_for_reason(error, check_data, log)
         raise
+
+
+def _may_not_write(error: OSError, output: Path) -> bool:
+    """Whether it is a folder of the results that allows no writing; files elsewhere may be meant to be read."""
+    if not isinstance(error, PermissionError) or not isinstance(error.filename, (str, Path)):
+        return False
+    return Path(error.filename).is_relative_to(output.parent)  # nnU-Net's own copies lie beside the folds
 
 
 def _look_for_reason(error: Exception, check_data: Callable[[], None], log: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,32 @@ def test_a_failure_of_the_gpu_while_a_checkpoint_is_saved_is_no_full_disk(boxes,
         with pytest.raises(RuntimeError) as info:
             trainer.run_training()
     assert info.value is bug
+
+
+def test_a_read_only_folder_of_results_is_one_line(boxes, small_disk, monkeypatch):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    monkeypatch.setenv("nnUNet_results", str(small_disk))
+    with pytest.raises(
+        SystemExit, match=f"cannot write to {small_disk} .Read-only file system.: make room or allow it"
+    ):
+        make(boxes)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_file_that_may_not_be_written_is_one_line(boxes, monkeypatch, ours):
+    """nnU-Net's copies of the plans; what is not in the results may be a file that cannot be read."""
+    trainer = make(boxes)
+    file = (Path(trainer.output_folder_base) if ours else boxes[0].raw) / "plans.json"
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.save_json", forbidden)
+    if ours:
+        assert f"cannot write to {file} (Permission denied): {GO_ON}" in stopped_with(trainer)
+    else:
+        with pytest.raises(PermissionError):
+            trainer.run_training()
 
 
 def test_a_write_of_nnunet_itself_that_fails_is_one_line(boxes, monkeypatch):
