@@ -30,7 +30,7 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
     instance_source: str | None = None
     """Where ids come from, ``"patch"``, ``"precomputed"`` or ``"none"``; known once there are loaders."""
     cases: list[str] = []
-    """The cases whose files can be checked; known once there are datasets."""
+    """The cases whose files can be looked at when something fails; known once the first check has passed."""
 
     def get_dataloaders(self):
         """nnU-Net's, of the source; a mistake that one process finds stops all, with its line."""
@@ -76,30 +76,33 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
         is_current_format = issubclass(self.dataset_class, nnUNetDatasetBlosc2)
-        self.cases = sorted({*training.identifiers, *validation.identifiers}) if is_current_format else []
+        cases = sorted({*training.identifiers, *validation.identifiers})
         if self.is_cascaded:
-            self._check_previous_stage(self.cases)
-        if not self._needs_tables and self.instance_source == "none":
-            return training, validation
-        if not is_current_format:
+            self._check_previous_stage(cases)
+        if not is_current_format and (self._needs_tables or self.instance_source == "patch"):
             raise UserError(
                 f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
                 "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
             )
-        if not self._needs_tables:
-            return training, validation
+        if self._needs_tables:
+            training, validation = self._with_maps_or_tables((training, validation), cases)
+        self.cases = cases if is_current_format else []
+        return training, validation
+
+    def _with_maps_or_tables(
+        self, datasets: tuple[nnUNetDatasetBlosc2, nnUNetDatasetBlosc2], cases: list[str]
+    ) -> tuple[SampledDataset, ...]:
         sampler = self._sampler()
         # Each process checks its share.
-        share = self.cases[self.local_rank :: distributed.get_world_size()] if self.is_ddp else self.cases
+        share = cases[self.local_rank :: distributed.get_world_size()] if self.is_ddp else cases
         self._check_files(share, read=False)
         dataset_class = InstanceDataset if self.instance_source == "precomputed" else SampledDataset
-        datasets = tuple(
-            dataset_class(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage)
-            for d in (training, validation)
+        with_ids = tuple(
+            dataset_class(d.source_folder, d.identifiers, d.folder_with_segs_from_previous_stage) for d in datasets
         )
-        for dataset in datasets:
+        for dataset in with_ids:
             dataset.sampler = sampler
-        return datasets
+        return with_ids
 
     @property
     def _needs_tables(self) -> bool:
@@ -138,7 +141,7 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
         again = preprocess_command(manager.dataset_name, self.configuration_name, manager.plans_name)
         check_splits(self.preprocessed_dataset_folder_base)
         check_preprocessed(folder, cases, again, read=read)
-        if self._needs_tables:
+        if self._needs_tables and cases:
             verify(folder, cases, self.instance_channels, self._precompute_command)
 
     def _choose_source(self) -> str:
