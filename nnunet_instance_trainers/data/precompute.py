@@ -259,13 +259,13 @@ def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarr
         )
     check_ids(ids, path, case)
     ids = np.where(label == job.dataset["labels"].get("ignore", -1), 0, ids)
-    stray = np.count_nonzero((ids != 0) & (label == 0))
+    stray = np.count_nonzero((ids > 0) & (label == 0))
     if stray:
         raise UserError(
             f"case {case!r}: {path} has ids in {stray} voxels that the label calls background: set them "
             "to 0, or mend the label"
         )
-    bare = sum(np.count_nonzero((mask > 0) & (ids == 0)) for mask in masks)
+    bare = sum(np.count_nonzero((mask > 0) & (ids <= 0)) for mask in masks)
     if bare:
         raise UserError(
             f"case {case!r}: {path} has no id in {bare} foreground voxels: add them, or name the classes "

@@ -251,6 +251,10 @@ def _bare_foreground(folder):
     rewrite(folder / "case_1.nii.gz", lambda ids: np.where(ids == ids.max(), 0, ids))
 
 
+def _negative_foreground(folder):
+    rewrite(folder / "case_1.nii.gz", lambda ids: np.where(ids == ids.max(), np.int16(-1), ids.astype(np.int16)))
+
+
 def _huge_ids(folder):
     rewrite(folder / "case_1.nii.gz", lambda ids: np.where(ids > 0, ids + np.float32(2**24), 0).astype(np.float32))
 
@@ -267,6 +271,7 @@ def _unreadable(folder):
         (_other_geometry, "differs from its label in spacing"),
         (_ids_on_background, "has ids in 1 voxels that the label calls background"),
         (_bare_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
+        (_negative_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
         (_huge_ids, "has ids of 2\\^24 and more.*renumber them"),
         (_unreadable, "cannot read"),
     ],
