@@ -104,7 +104,10 @@ def _own_summary(folder: Path) -> dict[str, Any] | None:
 
 def _read_table(file: Path) -> list[Row]:
     with open(file, newline="") as stream:
-        return [{name: _value(name, cell) for name, cell in row.items()} for row in csv.DictReader(stream)]
+        rows = list(csv.DictReader(stream))
+    if any(None in row for row in rows):
+        raise ValueError("a line is too long")
+    return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
 
 
 def _value(name: str, cell: str | None) -> Any:

@@ -88,12 +88,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, content: str | No
             check_output(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "lengthened"])
 def test_a_damaged_table_is_named(tmp_path: Path, damage: str) -> None:
     write_evaluation(tmp_path, EVALUATION)
     table = tmp_path / "cases.csv"
     if damage == "missing":
         table.unlink()
+    elif damage == "lengthened":
+        table.write_text(table.read_text()[:-1] + ",1\n")
     else:
         table.write_text(table.read_text()[:-8])
     with pytest.raises(UserError, match="is missing or damaged: run 'nnunet-instance evaluate' again"):
