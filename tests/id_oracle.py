@@ -100,11 +100,11 @@ def loader_with_oracle(folders, plans, configuration, raw_map, trainer=None):
     return loader, spy
 
 
-def agreement(spy, n_classes_of_regions=None):
+def agreement(spy):
     """Share of the foreground voxels that hold the same object as the oracle, before the repair.
 
-    Carried ids are renumbered in each crop, so an id is the same object as the oracle's where most of its
-    voxels are.
+    Precomputed ids are other numbers than the raw map's, so an id is the same object as the oracle's where most of
+    its voxels are.
     """
     same = total = 0
     for image, ids, segmentation, _ in spy.seen:
