@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation.counts import DETECTION, SCORES
 from nnunet_instance_trainers.evaluation.files import Evaluation, read_evaluation
 
 __all__ = ["parse_pairs", "read_models"]
@@ -27,7 +28,7 @@ def read_models(folders: Sequence[Path]) -> list[Evaluation]:
     if twice:
         raise UserError(f"{twice[0]} is given twice: name each evaluated folder once")
     ends = next(k for k in range(1, 99) if len({path.parts[-k:] for path in paths}) == len(paths))
-    models = [replace(read_evaluation(path), name="/".join(path.parts[-ends:])) for path in paths]
+    models = [replace(_read_whole(path), name="/".join(path.parts[-ends:])) for path in paths]
     _check_cases(models)
     _check_settings(models)
     return models
@@ -44,6 +45,18 @@ def parse_pairs(texts: Iterable[str], models: Sequence[str]) -> list[tuple[str, 
     if unknown:
         raise UserError(f"--pairs {unknown[0]!r} is not MODEL:MODEL with two of the models {', '.join(models)}")
     return [known[text] for text in texts]
+
+
+def _read_whole(folder: Path) -> Evaluation:
+    """What ``evaluate`` wrote, with every column and setting that is asked for later."""
+    model = read_evaluation(folder)
+    settings, columns = model.summary["settings"], {"case", "class"}
+    whole = isinstance(settings, dict) and isinstance(settings.get("classes"), dict)
+    whole = whole and isinstance(model.summary.get("metric_per_case"), list)
+    tables = (model.cases, columns | {*SCORES}), (model.sizes, columns | {"bin", *DETECTION})
+    if not whole or any(rows and not own <= rows[0].keys() for rows, own in tables):
+        raise UserError(f"{folder} is damaged: run 'nnunet-instance evaluate' again")
+    return model
 
 
 def _check_cases(models: Sequence[Evaluation]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,37 @@ def test_models_are_named_by_the_ends_of_their_paths_that_differ(written: Callab
     one, two = (written(synthetic("x", 2, 0.5), f"{run}/evaluation") for run in ("one", "two"))
     assert [read.name for read in read_models([one, two])] == ["one/evaluation", "two/evaluation"]
     assert [read.name for read in read_models([one])] == ["evaluation"]
+
+
+def _rename(file: Path, old: str, new: str) -> None:
+    header, rest = file.read_text().split("\n", 1)
+    file.write_text(f"{header.replace(old, new)}\n{rest}")
+
+
+def _without(file: Path, *keys: str) -> None:
+    summary = json.loads(file.read_text())
+    place = summary
+    for key in keys[:-1]:
+        place = place[key]
+    del place[keys[-1]]
+    file.write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: _rename(folder / "cases.csv", ",instances,", ",instanceS,"),
+        lambda folder: _rename(folder / "cases.csv", "pq_dice", "pq_dicf"),
+        lambda folder: _rename(folder / "sizes.csv", "found", "fount"),
+        lambda folder: _without(folder / "summary.json", "metric_per_case"),
+        lambda folder: _without(folder / "summary.json", "settings", "classes"),
+    ],
+)
+def test_a_folder_that_lacks_what_evaluate_writes_is_named(written: Callable, damage: Callable[[Path], None]) -> None:
+    folder = written(synthetic("A", 2, 0.5))
+    damage(folder)
+    with pytest.raises(UserError, match=f"{folder} is damaged: run 'nnunet-instance evaluate' again"):
+        read_models([folder])
 
 
 def test_the_same_folder_twice_is_refused(written: Callable) -> None:
