@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -39,40 +37,67 @@ def nearest_boxes(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[T
         >>> nearest_boxes(a, b)  # the second is sqrt(8) away, in a box of 4 x 4
         (tensor([0.]), tensor([0.0000, 1.2500]))
     """
-    corners = [torch.stack([low.T, high.T]).cpu().numpy().astype(np.float32) for low, high in (a, b)]
-    nearest = _all_pairs if len(a[0]) * len(b[0]) <= _ALL_PAIRS else _candidates
-    of_a, of_b = nearest(*corners), nearest(*reversed(corners))
-    return torch.from_numpy(of_a).to(a[0].device), torch.from_numpy(of_b).to(a[0].device)
+    boxes = [_centred(*corners) for corners in (a, b)]
+    if len(a[0]) * len(b[0]) <= _ALL_PAIRS:
+        found = _all_pairs(*boxes)
+    else:
+        found = _candidates(*boxes), _candidates(*reversed(boxes))
+    of_a, of_b = (torch.from_numpy(losses).to(a[0].device) for losses in found)
+    return of_a, of_b
 
 
-def _all_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) the smallest DIoU loss of each of the boxes (2, d, N) to any of (2, d, M)."""
-    n_parts = -(-a.shape[2] * b.shape[2] // _IN_CACHE)
-    parts = np.array_split(a[..., None], min(n_parts, a.shape[2]), axis=2)
-    return np.concatenate([_diou(part, b[:, :, None]).min(1) for part in parts])
+def _centred(low: Tensor, high: Tensor) -> np.ndarray:
+    """(2, d, N) centres and half sizes; half voxels are exact in float32."""
+    low, high = low.T.float(), high.T.float()
+    return torch.stack(((low + high) / 2, (high - low) / 2)).cpu().numpy()
+
+
+def _all_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) and (M,) the smallest DIoU losses of boxes (2, d, N) and (2, d, M), each pair computed once."""
+    of_a, of_b = np.empty(a.shape[2], np.float32), np.full(b.shape[2], np.inf, np.float32)
+    rows = max(1, _IN_CACHE // b.shape[2])
+    for start in range(0, a.shape[2], rows):
+        part = slice(start, start + rows)
+        losses = _diou(a[..., part, None], b[:, :, None])
+        losses.min(1, out=of_a[part])
+        np.minimum(of_b, losses.min(0), out=of_b)
+    return of_a, of_b
 
 
 def _candidates(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The same from the pairs of near centres alone."""
+    """(N,) the same of ``a``, from the pairs of near centres alone."""
     best = np.full(a.shape[2], np.inf, dtype=np.float32)
-    centres_a, centres_b = (boxes.astype(np.float64).mean(0).T for boxes in (a, b))
-    size_class = np.log(np.square(b[1] - b[0]).sum(0)) // np.log(4**2)
+    size_class = np.log(np.square(2 * b[1]).sum(0)) // np.log(4**2)
     for one in np.unique(size_class):
         group = np.flatnonzero(size_class == one)
-        tree = cKDTree(centres_b[group], balanced_tree=False)
-        _, neighbours = tree.query(centres_a, k=range(1, 1 + min(2, len(group))))
+        tree = cKDTree(b[0].T[group], balanced_tree=False)
+        _, neighbours = tree.query(a[0].T, k=range(1, 1 + min(2, len(group))))
         for neighbour in neighbours.T:
             np.minimum(best, _diou(a, b.take(group.take(neighbour), 2)), out=best)
     return best
 
 
-def _diou(a: np.ndarray, b: np.ndarray) -> Any:
-    """DIoU losses of boxes (2, d, ...) that broadcast; axis by axis, to keep temporaries small."""
-    shared = size_a = size_b = np.float32(1)
-    distance = diagonal = np.float32(0)
-    for low_a, high_a, low_b, high_b in zip(*a, *b):
-        shared = shared * np.maximum(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0)
-        size_a, size_b = size_a * (high_a - low_a), size_b * (high_b - low_b)
-        distance = distance + np.square(((low_a + high_a) - (low_b + high_b)) / 2)
-        diagonal = diagonal + np.square(np.maximum(high_a, high_b) - np.minimum(low_a, low_b))
-    return 1 - shared / (size_a + size_b - shared) + distance / diagonal
+def _diou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """DIoU losses of boxes (2, d, ...) that broadcast."""
+    shape = np.broadcast_shapes(a.shape[2:], b.shape[2:])
+    distance, diagonal = np.zeros((2, *shape), dtype=np.float32)
+    meet = np.ones(shape, dtype=bool)
+    for centre_a, half_a, centre_b, half_b in zip(*a, *b):
+        apart, extent = np.abs(centre_a - centre_b), half_a + half_b
+        meet &= apart < extent
+        extent += np.maximum(apart, np.abs(half_a - half_b))  # of the box around both
+        distance += np.square(apart, out=apart)
+        diagonal += np.square(extent, out=extent)
+    losses = np.divide(distance, diagonal, out=distance)
+    losses += 1
+    pairs = np.nonzero(meet)  # the few that overlap
+    overlapping = ([[np.broadcast_to(axis, shape)[pairs] for axis in part] for part in boxes] for boxes in (a, b))
+    losses[pairs] -= _iou(*map(np.array, overlapping))
+    return losses
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(P,) of boxes (2, d, P) that overlap."""
+    extent = np.minimum(a[1] + b[1] - np.abs(a[0] - b[0]), 2 * np.minimum(a[1], b[1]))
+    shared, volume_a, volume_b = (sides.prod(0) for sides in (extent, 2 * a[1], 2 * b[1]))
+    return shared / (volume_a + volume_b - shared)
