@@ -57,9 +57,11 @@ def _all_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     of_a, of_b = np.empty(a.shape[2], np.float32), np.full(b.shape[2], np.inf, np.float32)
     rows = max(1, _IN_CACHE // b.shape[2])
     for start in range(0, a.shape[2], rows):
-        part = slice(start, start + rows)
-        losses = _diou(a[..., part, None], b[:, :, None])
-        losses.min(1, out=of_a[part])
+        part = a[..., start : start + rows]
+        losses, meet = _without_iou(part[..., None], b[:, :, None])
+        in_part, in_b = np.nonzero(meet)
+        losses[in_part, in_b] -= _iou(part.take(in_part, 2), b.take(in_b, 2))
+        losses.min(1, out=of_a[start : start + rows])
         np.minimum(of_b, losses.min(0), out=of_b)
     return of_a, of_b
 
@@ -73,12 +75,15 @@ def _candidates(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         tree = cKDTree(b[0].T[group], balanced_tree=False)
         _, neighbours = tree.query(a[0].T, k=range(1, 1 + min(2, len(group))))
         for neighbour in neighbours.T:
-            np.minimum(best, _diou(a, b.take(group.take(neighbour), 2)), out=best)
+            near = b.take(group.take(neighbour), 2)
+            losses, meet = _without_iou(a, near)
+            losses[meet] -= _iou(a[..., meet], near[..., meet])
+            np.minimum(best, losses, out=best)
     return best
 
 
-def _diou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """DIoU losses of boxes (2, d, ...) that broadcast."""
+def _without_iou(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DIoU losses of boxes (2, d, ...) that broadcast as if none overlapped, and which do: few, as a rule."""
     shape = np.broadcast_shapes(a.shape[2:], b.shape[2:])
     distance, diagonal = np.zeros((2, *shape), dtype=np.float32)
     meet = np.ones(shape, dtype=bool)
@@ -90,10 +95,7 @@ def _diou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         diagonal += np.square(extent, out=extent)
     losses = np.divide(distance, diagonal, out=distance)
     losses += 1
-    pairs = np.nonzero(meet)  # the few that overlap
-    overlapping = ([[np.broadcast_to(axis, shape)[pairs] for axis in part] for part in boxes] for boxes in (a, b))
-    losses[pairs] -= _iou(*map(np.array, overlapping))
-    return losses
+    return losses, meet
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
