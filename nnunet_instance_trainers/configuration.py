@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from sys import float_info
 from typing import Any
 
 from nnunet_instance_trainers.errors import UserError
@@ -27,7 +27,8 @@ PLANS_KEY = "instance_training"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    # JSON knows whole numbers that are no float, and what is greater than every number or none.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= float_info.max
 
 
 def _is_weights(value: object) -> bool:

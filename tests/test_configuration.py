@@ -55,7 +55,7 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
     "num_epochs": ("null or a whole number >= 1", [None, 1, 250], [0, -1, 2.0, "5", True]),
     "num_iterations_per_epoch": ("null or a whole number >= 1", [None, 1], [0, -1, 2.0, "5", True]),
     "num_val_iterations_per_epoch": ("null or a whole number >= 1", [None, 1], [0, -1, 2.0, "5", True]),
-    "initial_lr": ("null or a number > 0", [None, 1, 1e-3], [0, -0.1, "0.01", True, float("nan")]),
+    "initial_lr": ("null or a number > 0", [None, 1, 1e-3], [0, -0.1, "0.01", True, float("nan"), 10**400]),
     "seed": ("null or a whole number >= 0", [None, 0, 7], [-1, 1.0, "0", True]),
 }
 GOOD = [(name, value) for name, (_, good, _) in SETTINGS.items() for value in good]

@@ -315,6 +315,17 @@ def test_a_file_that_is_not_ours_stays(model, tmp_path):
     assert everything(tmp_path) == before
 
 
+def test_an_earlier_release_stays_where_the_new_one_cannot_take_its_place(tmp_path):
+    from nnunet_instance_trainers.release.copying import _publish
+
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "weights").write_text("earlier")
+    with pytest.raises(OSError):
+        _publish(tmp_path / "gone", place, tmp_path / "aside")
+    assert (place / "weights").read_text() == "earlier"
+
+
 def test_what_is_missing_is_named(trained, model, tmp_path):
     from nnunet_instance_trainers.release import release
 

@@ -191,7 +191,13 @@ def _write_checkpoint(predictor: nnUNetPredictor, copy: TrainedModel, fold: int 
 def _publish(new: Path, place: Path, aside: Path) -> None:
     """Put a whole copy in its place; an earlier release there is replaced."""
     place.parent.mkdir(parents=True, exist_ok=True)
+    earlier = aside / place.name
     if place.exists():
         aside.mkdir(exist_ok=True)
-        place.rename(aside / place.name)
-    new.rename(place)
+        place.rename(earlier)
+    try:
+        new.rename(place)
+    except OSError:
+        if earlier.exists():
+            earlier.rename(place)
+        raise
