@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from work_on_cases import note, note_and_fail
 
 from nnunet_instance_trainers.data.workers import over_cases
 
@@ -56,16 +57,6 @@ def test_workers_end_when_their_command_is_killed(tmp_path: Path) -> None:
         assert _waits_for(lambda: not any(map(_runs, workers)), 20)
     finally:
         os.killpg(command.pid, signal.SIGKILL) if any(map(_runs, (int(p.name) for p in seen.iterdir()))) else None
-
-
-def note(folder: Path, case: str) -> None:
-    (folder / case).touch()
-    time.sleep(0.02)
-
-
-def note_and_fail(folder: Path, case: str) -> None:
-    note(folder, case)
-    raise ValueError("a bug")
 
 
 def stop_after_one(folder: Path, cases: list[str]) -> None:
