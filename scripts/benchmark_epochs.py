@@ -36,7 +36,6 @@ from nnunet_instance_trainers import trainers
 from nnunet_instance_trainers.configuration import PLANS_KEY
 from nnunet_instance_trainers.data.precompute import precompute
 
-PARTS = ("loader", "training step", "validation step", "end of epoch")
 Times = dict[str, list[float]]
 
 
@@ -63,30 +62,36 @@ def started(
     return instance
 
 
+def timed(times: list[float], action: Callable[..., Any], *arguments: Any) -> Any:
+    start = perf_counter()
+    result = action(*arguments)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    times.append(perf_counter() - start)
+    return result
+
+
+def load(trainer: nnUNetTrainer, steps: int, times: Times) -> None:
+    """Load some batches and forget them."""
+    for _ in range(steps):
+        timed(times["loader"], next, trainer.dataloader_train)
+
+
 def short_epoch(trainer: nnUNetTrainer, steps: int, times: Times) -> None:
     """An epoch as nnU-Net runs it, with few steps; adds the seconds of each part to ``times``."""
-
-    def timed(part: str, action: Callable[[], Any]) -> Any:
-        start = perf_counter()
-        result = action()
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        times[part].append(perf_counter() - start)
-        return result
-
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
     trained = []
     for _ in range(steps):
-        batch = timed("loader", lambda: next(trainer.dataloader_train))
-        trained.append(timed("training step", lambda: trainer.train_step(batch)))  # noqa: B023
+        batch = timed(times["loader"], next, trainer.dataloader_train)
+        trained.append(timed(times["training step"], trainer.train_step, batch))
     trainer.on_train_epoch_end(trained)
     with torch.no_grad():
         trainer.on_validation_epoch_start()
         batches = [next(trainer.dataloader_val) for _ in range(2)]
-        validated = [timed("validation step", lambda: trainer.validation_step(batch)) for batch in batches]  # noqa: B023
+        validated = [timed(times["validation step"], trainer.validation_step, batch) for batch in batches]
         trainer.on_validation_epoch_end(validated)
-    timed("end of epoch", trainer.on_epoch_end)
+    timed(times["end of epoch"], trainer.on_epoch_end)
 
 
 def in_nnunets_length(seconds: dict[str, float]) -> float:
@@ -105,6 +110,7 @@ def main() -> None:
     parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--steps", type=int, default=5, help="training steps of a short epoch")
     parser.add_argument("--epochs", type=int, default=6, help="short epochs per trainer; the first warms up")
+    parser.add_argument("--loader-only", action="store_true", help="load batches and train none")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.f = int(arguments.f) if arguments.f.isdigit() else arguments.f
@@ -130,15 +136,18 @@ def main() -> None:
         for n in tqdm(range(arguments.epochs), desc="short epochs of each"):
             for name, trainer in running.items():
                 with redirect_stdout(nowhere):
-                    short_epoch(trainer, arguments.steps, times[name] if n else defaultdict(list))
+                    run = load if arguments.loader_only else short_epoch
+                    run(trainer, arguments.steps, times[name] if n else defaultdict(list))
     print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s), medians, ms and over stock")
-    print(f"{'':32}", *(f"{part:>18}" for part in (*PARTS, "250 + 50 steps")))
     seconds = {name: {part: median(values) for part, values in of_parts.items()} for name, of_parts in times.items()}
-    for of_parts in seconds.values():
-        of_parts["250 + 50 steps"] = in_nnunets_length(of_parts)
+    if not arguments.loader_only:
+        for of_parts in seconds.values():
+            of_parts["250 + 50 steps"] = in_nnunets_length(of_parts)
+    stock = seconds["nnUNetTrainer"]
+    print(f"{'':32}", *(f"{part:>18}" for part in stock))
     for name, of_parts in seconds.items():
-        ratios = {part: value / seconds["nnUNetTrainer"][part] for part, value in of_parts.items()}
-        print(f"{name:32}", *(f"{1000 * value:10.1f} {ratios[part]:6.2f}x" for part, value in of_parts.items()))
+        cells = (f"{1000 * value:10.1f} {value / stock[part]:6.2f}x" for part, value in of_parts.items())
+        print(f"{name:32}", *cells)
 
 
 if __name__ == "__main__":
