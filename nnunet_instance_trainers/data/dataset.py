@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 
 import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
-from nnunet_instance_trainers.data.maps import Manifest, decode_map, map_file, maps_folder
+from nnunet_instance_trainers.data.maps import Manifest, decode_map, digest, map_file, maps_folder
 from nnunet_instance_trainers.data.sampling import InstanceSampler, LocationsWhenAsked
 from nnunet_instance_trainers.data.transforms import MAX_IDS
 from nnunet_instance_trainers.errors import UserError
@@ -43,7 +42,7 @@ class InstanceDataset(SampledDataset):
         data, segmentation, previous, properties = super().load_case(identifier)
         path = map_file(maps_folder(self.source_folder), identifier)
         content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != self._digests[identifier]:
+        if digest(content) != self._digests[identifier]:
             raise UserError(
                 f"case {identifier!r}: {path} went missing or was damaged since the training began: run "
                 "'nnunet-instance precompute' again"

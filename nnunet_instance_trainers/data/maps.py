@@ -65,9 +65,9 @@ def table_file(folder: Path, case: str) -> Path:
     return folder / f"{case}.npz"
 
 
-def digest(path: Path) -> str:
-    """A checksum of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest(file: Path | bytes) -> str:
+    """A checksum of a file's bytes, read or to be read."""
+    return hashlib.sha256(file if isinstance(file, bytes) else file.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

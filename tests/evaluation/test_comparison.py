@@ -11,7 +11,7 @@ from evaluated import synthetic
 
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.evaluation.comparison import ALL_CLASSES, SCORES, compare, write_comparison
-from nnunet_instance_trainers.evaluation.files import Evaluation, write_evaluation
+from nnunet_instance_trainers.evaluation.files import Evaluation
 
 NAN = float("nan")
 
@@ -25,16 +25,6 @@ def model(name: str, classes: tuple[str, ...] = ("lesion",), **columns: list[flo
         for row, value in zip(rows, values):
             row[column] = value
     return replace(template, cases=rows)
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[..., Path]:
-    def write(evaluation: Evaluation, folder: str = "") -> Path:
-        path = tmp_path / (folder or evaluation.name)
-        write_evaluation(path, evaluation)
-        return path
-
-    return write
 
 
 # --- numbers -----------------------------------------------------------------------------------------------

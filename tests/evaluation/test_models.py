@@ -9,18 +9,7 @@ import pytest
 from evaluated import synthetic
 
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.files import Evaluation, write_evaluation
 from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[..., Path]:
-    def write(evaluation: Evaluation, folder: str = "") -> Path:
-        path = tmp_path / (folder or evaluation.name)
-        write_evaluation(path, evaluation)
-        return path
-
-    return write
 
 
 def test_models_are_named_by_the_ends_of_their_paths_that_differ(written: Callable) -> None:
