@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.nearest import nearest_boxes
 from nnunet_instance_trainers.instances.voxels import total
 from nnunet_instance_trainers.losses.averaging import Average
@@ -43,9 +44,7 @@ def instance_proximity_loss(
     empty a box 3 voxels wide in the middle of the image stands in for it, weighed by the whole image's Dice
     loss; both empty gives 0. Mean over samples. No gradient flows through boxes.
 
-    Limits: 0 where every instance has a component with the same box and p = 1 in it. Beyond two million pairs of
-    boxes in a sample, which noise has, the nearest are searched among the nearest centres of each size: see
-    :func:`~nnunet_instance_trainers.instances.nearest.nearest_boxes`.
+    Limits: 0 where every instance has a component with the same box and p = 1 in it.
 
     Args:
         form: ``"mean"`` or ``"mse"``.
@@ -91,37 +90,34 @@ def proximity_average(
         raise ValueError(f"form must be 'mean' or 'mse', got {form!r}")
     target = target_losses(c, criterion, exclude_other_targets, missed, surrogate_weight)
     prediction = prediction_losses(c, criterion, surrogate_weight)
-    boxes = [[corner.float() for corner in objects.boxes()] for objects in (c.instances, c.components)]
-    losses = []
-    for sample in range(c.shape[0]):
-        sides = []
-        for objects, whole, of_objects, (low, high) in (
-            (c.instances, c.whole_instances, target, boxes[0]),
-            (c.components, c.whole_components, prediction, boxes[1]),
-        ):
-            chosen = ((objects.sample == sample) & whole).nonzero().squeeze(1)
-            sides.append((of_objects[chosen], low[chosen], high[chosen]))
-        losses.append(_proximity(c, sample, sides, form))
-    return Average.over(torch.stack(losses).to(c.dtype), c.whole_instances.sum() + c.whole_components.sum())
+    sides = [_side(c.instances, c.whole_instances, target), _side(c.components, c.whole_components, prediction)]
+    sides = [_with_stand_ins(c, *pair) for pair in (sides, sides[::-1])]
+    sums, numbers = [], []
+    for distances, (losses, sample, *_) in zip(nearest_boxes(sides[0][1:], sides[1][1:]), sides):
+        weighed = distances * losses
+        sums.append(weighed.new_zeros(c.shape[0]).index_add(0, sample, weighed))
+        numbers.append(torch.bincount(sample, minlength=c.shape[0]).clamp(min=1))
+    of_samples = sums[0] / numbers[0] + sums[1] / numbers[1] if form == "mean" else (sums[0] - sums[1]) ** 2
+    return Average.over(of_samples.to(c.dtype), c.whole_instances.sum() + c.whole_components.sum())
 
 
-def _proximity(c: Comparison, sample: int, sides: list[tuple[Tensor, Tensor, Tensor]], form: str) -> Tensor:
-    """The loss of one sample, from (losses, lowest and highest corners) of both sides."""
-    if not any(len(losses) for losses, _, _ in sides):
-        return c.instance_mass.sum() * 0
-    sides = [side if len(side[0]) else _stand_in(c, sample) for side in sides]
-    (target, *a), (prediction, *b) = sides
-    nearest_target, nearest_prediction = nearest_boxes((a[0], a[1]), (b[0], b[1]))
-    weighed_target, weighed_prediction = (nearest_target * target).sum(), (nearest_prediction * prediction).sum()
-    if form == "mean":
-        return weighed_target / len(target) + weighed_prediction / len(prediction)
-    return (weighed_target - weighed_prediction) ** 2
+_Side = tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) losses and samples, (N, d) lowest and highest corners
 
 
-def _stand_in(c: Comparison, sample: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For a side without objects: the whole image's Dice loss, in a box 3 wide in the middle of the image."""
-    chosen = c.instances.sample == sample
-    tp, size = c.instance_mass[chosen].sum(), c.instances.size[chosen].sum()
-    everywhere = total(c.probabilities[sample, None])[0]
-    middle = torch.tensor([length // 2 for length in c.shape[1:]], device=tp.device).float()[None]
-    return Dice()(tp, everywhere - tp, size, size)[None], middle - 1, middle + 2
+def _side(objects: Objects, whole: Tensor, losses: Tensor) -> _Side:
+    chosen = whole.nonzero().squeeze(1)
+    low, high = objects.boxes()
+    return losses[chosen], objects.sample[chosen], low[chosen], high[chosen]
+
+
+def _with_stand_ins(c: Comparison, side: _Side, other: _Side) -> _Side:
+    """Where only the other side has objects: the whole image's Dice loss, in a box 3 wide in the middle."""
+    here, there = (torch.bincount(sample, minlength=c.shape[0]) > 0 for _, sample, _, _ in (side, other))
+    alone = (there & ~here).nonzero().squeeze(1)
+    if not len(alone):
+        return side
+    tp, size = (c.instances.per_sample(of)[alone] for of in (c.instance_mass, c.instances.size))
+    losses = Dice()(tp, total(c.probabilities[alone]) - tp, size, size)
+    middle = torch.tensor([length // 2 for length in c.shape[1:]], device=tp.device).expand(len(alone), -1)
+    losses, sample, low, high = map(torch.cat, zip(side, (losses, alone, middle - 1, middle + 2)))
+    return losses, sample, low, high
