@@ -76,8 +76,10 @@ def labeller(device: torch.device) -> Labeller:
 
 
 def _on_host(labels: Tensor) -> Tensor:
-    ids = [label_components(sample)[0].view(np.int32) for sample in _copies(labels)]
-    return torch.from_numpy(np.stack(ids)).to(labels.device)
+    ids = torch.empty(labels.shape, dtype=torch.int32)
+    for sample, target in zip(_copies(labels), ids.numpy()):
+        target[...] = label_components(sample)[0]
+    return ids.to(labels.device)
 
 
 def _copies(labels: Tensor) -> Iterator[np.ndarray]:

@@ -8,7 +8,16 @@ from math import prod
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances.voxels import blocks, count, gather, integers, positions, sum_type, total
+from nnunet_instance_trainers.instances.voxels import (
+    blocks,
+    count,
+    gather,
+    integers,
+    positions,
+    sum_over,
+    sums_between,
+    total,
+)
 
 __all__ = ["Objects"]
 
@@ -52,7 +61,7 @@ class Objects:
         if valid is not None and valid.shape != ids.shape:
             raise ValueError(f"valid must have the shape of ids, {tuple(ids.shape)}, got {tuple(valid.shape)}")
         voxel = positions(ids > 0 if valid is None else (ids > 0) & valid)
-        self._list(ids.shape, valid, voxel, ids.reshape(-1).index_select(0, voxel))
+        self._list(ids.shape, valid, voxel, None, ids.reshape(-1).index_select(0, voxel))
 
     @classmethod
     def among(cls, shape: torch.Size, valid: Tensor | None, voxel: Tensor, ids: Tensor) -> tuple[Objects, Tensor]:
@@ -66,15 +75,16 @@ class Objects:
         """
         place = positions(ids > 0)
         objects = cls.__new__(cls)
-        objects._list(shape, valid, voxel.index_select(0, place), ids.index_select(0, place))
+        objects._list(shape, valid, voxel, place, ids.index_select(0, place))
         return objects, place
 
-    def _list(self, shape: torch.Size, valid: Tensor | None, voxel: Tensor, ids: Tensor) -> None:
-        self.shape, self.voxel, self._valid = shape, voxel, valid
-        ids = ids.long() if ids.is_floating_point() else ids  # as MONAI loads label maps
+    def _list(self, shape: torch.Size, valid: Tensor | None, listed: Tensor, place: Tensor | None, ids: Tensor) -> None:
+        """From ids (K,) of their own, which are overwritten, at listed positions or at some places in that list."""
+        self.shape, self._valid, self._listed, self._place = shape, valid, listed, place
         n_ids = int(ids.max()) + 1 if len(ids) else 1
-        key = blocks(voxel, shape[0], prod(shape[1:])).to(integers(shape[0] * n_ids)) * n_ids + ids
-        if n_ids > len(ids) + 1:  # too sparse for a dense vector per sample
+        key = ids.to(integers(shape[0] * n_ids))  # MONAI loads label maps as floats
+        key += blocks(self.voxel, shape[0], prod(shape[1:])).to(key.dtype).mul_(n_ids)
+        if n_ids > len(key) + 1:  # too sparse for a dense vector per sample
             key, self.member, self.size = torch.unique(key, return_inverse=True, return_counts=True)
         else:
             counts = torch.bincount(key, minlength=shape[0] * n_ids)
@@ -82,6 +92,11 @@ class Objects:
             key = positions(counts > 0)
             self.size = counts[key]
         self.sample, self.id = key.div(n_ids, rounding_mode="trunc"), key % n_ids
+
+    @property
+    def voxel(self) -> Tensor:
+        # Not kept, since noise has objects nearly everywhere and this list is long.
+        return self._listed if self._place is None else self._listed.index_select(0, self._place)
 
     def __len__(self) -> int:
         return len(self.size)
@@ -92,8 +107,7 @@ class Objects:
 
     def sum_gathered(self, gathered: Tensor) -> Tensor:
         """Sums (N,) over each object of a vector made by :meth:`gather`."""
-        sums = gathered.new_zeros(len(self), dtype=sum_type(gathered))
-        return sums.index_add(0, self.member, gathered.to(sums.dtype))
+        return sum_over(gathered, self.member, len(self))
 
     def sums(self, values: Tensor) -> Tensor:
         """Sums (N,) of values (B, *S) over each object."""
@@ -112,7 +126,7 @@ class Objects:
     def valid_size(self) -> Tensor:
         """(B,) voxels of each sample that are not ignored."""
         if self._valid is None:
-            return torch.full((self.shape[0],), self.shape[1:].numel(), device=self.voxel.device)
+            return torch.full((self.shape[0],), self.shape[1:].numel(), device=self._listed.device)
         return count(self._valid)
 
     @property
@@ -163,14 +177,14 @@ class _Runs:
     def __init__(self, shape: torch.Size, voxel: Tensor, member: Tensor) -> None:
         n_lines, length = prod(shape[:-1]), shape[-1]
         line = blocks(voxel, n_lines, length)
-        position = voxel - line * length
+        position = torch.sub(voxel, line, alpha=length)
         ends = torch.ones_like(voxel, dtype=torch.bool)
         ends[:-1] = (line[1:] != line[:-1]).logical_or_(member[1:] != member[:-1])
         end = positions(ends)
         self.size = end.diff(prepend=end.new_full((1,), -1))
         self.member = member.index_select(0, end)
         self.first, self.last = position.index_select(0, end - self.size + 1), position.index_select(0, end)
-        self.sum = position.cumsum(0).index_select(0, end).diff(prepend=end.new_zeros(1))
+        self.sum = sums_between(position, end)
         of_run = line.index_select(0, end)
         self.line: list[Tensor] = []
         for size in reversed(shape[1:-1]):

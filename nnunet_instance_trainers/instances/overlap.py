@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances.objects import Objects
-from nnunet_instance_trainers.instances.voxels import gather, integers, positions, sum_type
+from nnunet_instance_trainers.instances.voxels import gather, integers, positions, sum_over
 
 __all__ = ["OverlapTable"]
 
@@ -69,8 +69,7 @@ class OverlapTable:
 
     def sum_gathered(self, gathered: Tensor) -> Tensor:
         """The same of values (K,) at the table's voxels."""
-        shared = gathered.index_select(0, self.of_pairs).to(sum_type(gathered))
-        return shared.new_zeros(len(self.size)).index_add(0, self._pair, shared)
+        return sum_over(gathered.index_select(0, self.of_pairs), self._pair, len(self.size))
 
     def over_instances(self, of_pairs: Tensor) -> Tensor:
         """Sums (N,) over the pairs of each instance of a number (P,) per pair."""

@@ -16,7 +16,20 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-__all__ = ["blocks", "count", "gather", "gather_with_total", "integers", "positions", "sum_type", "total"]
+__all__ = [
+    "blocks",
+    "count",
+    "gather",
+    "gather_with_total",
+    "integers",
+    "positions",
+    "sum_over",
+    "sum_type",
+    "sums_between",
+    "total",
+]
+
+_BLOCK = 1 << 17  # voxels at a time on a CPU, so that what is made of them stays in the cache
 
 
 def sum_type(values: Tensor) -> torch.dtype:
@@ -31,9 +44,17 @@ def integers(largest: int) -> torch.dtype:
 
 def positions(mask: Tensor) -> Tensor:
     """(K,) flat positions where a mask is true, ascending."""
-    if mask.device.type == "cpu":  # NumPy is three to ten times faster here than torch 2.15
-        return torch.from_numpy(np.flatnonzero(mask.numpy())).to(integers(mask.numel()))
-    return mask.reshape(-1).nonzero().squeeze(1).to(integers(mask.numel()))
+    mask = mask.reshape(-1)
+    if mask.device.type != "cpu":
+        return mask.nonzero().squeeze(1).to(integers(len(mask)))
+    # NumPy is three to ten times faster here than torch 2.15.
+    found = torch.empty(int(np.count_nonzero(mask.numpy())), dtype=integers(len(mask)))
+    filled = 0
+    for start, block in zip(range(0, len(mask), _BLOCK), mask.split(_BLOCK)):
+        here = np.flatnonzero(block.numpy())
+        np.add(here, start, out=found.numpy()[filled : filled + len(here)], casting="same_kind")
+        filled += len(here)
+    return found
 
 
 def blocks(voxel: Tensor, n_blocks: int, length: int) -> Tensor:
@@ -85,16 +106,13 @@ class _Read(Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, voxel: Tensor, channels: tuple[int, ...], with_total: bool) -> Any:
-        (n_samples, n_channels), n_voxels = values.shape[:2], prod(values.shape[2:])
-        if n_channels > 1:
-            voxel = voxel.to(integers(values.numel()))
-            voxel = voxel + blocks(voxel, n_samples, n_voxels) * ((n_channels - 1) * n_voxels)
         ctx.save_for_backward(voxel)
-        ctx.like, ctx.starts = (values.shape, values.dtype, values.device), [c * n_voxels for c in channels]
+        ctx.like, ctx.channels = (values.shape, values.dtype, values.device), channels
         ctx.set_materialize_grads(False)
-        flat, gathered = values.reshape(-1), values.new_empty((len(channels), len(voxel)))
-        for start, of_channel in zip(ctx.starts, gathered):
-            torch.index_select(flat, 0, voxel + start if start else voxel, out=of_channel)
+        place = _place(voxel, values.shape)
+        gathered = values.new_empty((len(channels), len(voxel)))
+        for channel, of_channel in zip(channels, gathered):
+            torch.index_select(_from(channel, values), 0, place, out=of_channel)
         return gathered, _sum(values) if with_total else None
 
     @staticmethod
@@ -108,9 +126,56 @@ class _Read(Function):
         else:
             gradient = of_total.to(dtype).view(-1, *[1] * (len(shape) - 1)).expand(shape).contiguous()
         if of_gathered is not None:
-            for start, values in zip(ctx.starts, of_gathered):
-                gradient.view(-1).index_add_(0, voxel + start if start else voxel, values)
+            place = _place(voxel, shape)
+            for channel, values in zip(ctx.channels, of_gathered):
+                _from(channel, gradient).index_add_(0, place, values)
         return gradient, None, None, None
+
+
+def _place(voxel: Tensor, shape: torch.Size) -> Tensor:
+    """(K,) flat positions in images (B, C, *S), in the first channel."""
+    n_samples, n_channels, n_voxels = shape[0], shape[1], prod(shape[2:])
+    if n_channels == 1:
+        return voxel
+    before = blocks(voxel, n_samples, n_voxels).to(integers(prod(shape)))
+    return before.mul_((n_channels - 1) * n_voxels).add_(voxel)
+
+
+def _from(channel: int, values: Tensor) -> Tensor:
+    """Images (B, C, *S), flat, from a channel of the first on."""
+    return values.reshape(-1)[channel * prod(values.shape[2:]) :]
+
+
+def sums_between(values: Tensor, end: Tensor) -> Tensor:
+    """(R,) int64 sums of integers (K,) over runs that end at the places (R,)."""
+    if values.device.type == "cpu" and len(end):
+        start = np.concatenate(([0], end.numpy()[:-1] + 1))
+        return torch.from_numpy(np.add.reduceat(values.numpy(), start, dtype=np.int64))
+    return values.cumsum(0).index_select(0, end).diff(prepend=end.new_zeros(1))
+
+
+def sum_over(values: Tensor, groups: Tensor, number: int) -> Tensor:
+    """Sums (number,) of values (K,) over groups (K,), in :func:`sum_type`, differentiable."""
+    return _SumOver.apply(values, groups, number)
+
+
+class _SumOver(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, groups: Tensor, number: int) -> Tensor:
+        ctx.save_for_backward(groups)
+        ctx.dtype = values.dtype
+        sums = values.new_zeros(number, dtype=sum_type(values))
+        # Block by block on a CPU, where all values in the wider format would be the largest tensor of a loss.
+        size = _BLOCK if values.device.type == "cpu" else max(len(values), 1)
+        for group, block in zip(groups.split(size), values.split(size)):
+            sums.index_add_(0, group, block.to(sums.dtype))
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (groups,) = ctx.saved_tensors
+        return gradient.to(ctx.dtype).index_select(0, groups), None, None
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -120,6 +185,3 @@ def _sum(values: Tensor) -> Tensor:
     # torch would first copy the whole image into the wider format.
     blocks = [[block.to(dtype).sum() for block in sample.reshape(-1).split(_BLOCK)] for sample in values]
     return torch.stack([torch.stack(sample).sum() for sample in blocks])
-
-
-_BLOCK = 1 << 17

@@ -137,7 +137,7 @@ class Comparison:
         odds = self._read[1]
         if odds is None:
             return (self.instance_mass / self.instances.size + _TINY).log()
-        return _log_mean_sigmoid(self.instances, odds.index_select(0, self.table.of_instances))
+        return _LogMeanSigmoid.apply(odds, self.table.of_instances, self.instances, False)
 
     @cached_property
     def log_component_complement(self) -> Tensor:
@@ -145,29 +145,27 @@ class Comparison:
         odds = self._read[1]
         if odds is None:
             return (1 - self.component_mass / self.components.size + _TINY).log()
-        return _log_mean_sigmoid(self.components, -odds.index_select(0, self.table.of_components))
-
-
-def _log_mean_sigmoid(objects: Objects, logits: Tensor) -> Tensor:
-    """(N,) log of the mean sigmoid of logits (K,) over each object."""
-    return _LogMeanSigmoid.apply(logits, objects)
+        return _LogMeanSigmoid.apply(odds, self.table.of_components, self.components, True)
 
 
 class _LogMeanSigmoid(Function):
+    """(N,) log of the mean sigmoid, or that of the negated, of the logits (K,) at some places over each object."""
+
     # A float32 sigmoid keeps its relative precision down to logits of -80, so no log-sum-exp is needed. What lies
     # below counts as -80 but keeps its gradient, which is the softmax of the logits and sums to 1.
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, objects: Objects) -> Tensor:
-        p = logits.clamp(min=-80).sigmoid_()
+    def forward(ctx: Any, logits: Tensor, place: Tensor, objects: Objects, negated: bool) -> Tensor:
+        p = logits.index_select(0, place)
+        p = (p.neg_() if negated else p).clamp_(min=-80).sigmoid_()
         sums = objects.sum_gathered(p)
-        ctx.save_for_backward(p, sums)
-        ctx.objects = objects
+        ctx.save_for_backward(p, sums, place, objects.member)
+        ctx.negated, ctx.number = negated, len(logits)
         return (sums / objects.size).log()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        p, sums = ctx.saved_tensors
-        member = ctx.objects.member
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        p, sums, place, member = ctx.saved_tensors
         share = (p / sums.index_select(0, member)).to(p.dtype)  # first, since 1 / sums may be beyond float32
-        return share.mul_(1 - p).mul_(gradient.to(p.dtype).index_select(0, member)), None
+        share.mul_(1 - p).mul_((-gradient if ctx.negated else gradient).to(p.dtype).index_select(0, member))
+        return share.new_zeros(ctx.number).index_add_(0, place, share), None, None, None
