@@ -11,7 +11,8 @@ from torch import Tensor
 
 __all__ = ["nearest_boxes"]
 
-_AT_ONCE = 1 << 15  # pairs, or lines of cells, whose temporaries stay in the cache
+# At once, so that their temporaries stay in the cache and are not handed back to the system each time.
+_PAIRS, _LINES = 1 << 14, 1 << 15
 
 
 def nearest_boxes(a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -21,7 +22,7 @@ def nearest_boxes(a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Ten
     smallest box around both (Zheng et al. 2020). In float32, on the CPU.
 
     Exact: each box looks as far around its centre as a nearer one could be. While boxes are small beside the image
-    that takes time in proportion to their number; at worst, as much as all pairs.
+    that takes time in proportion to their number; at worst, in proportion to the pairs.
 
     Args:
         a: sample (N,), lowest and highest corners (N, d) of N boxes, none of which is flat.
@@ -65,7 +66,7 @@ def _nearest(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low, high = places.min(1, keepdims=True), places.max(1, keepdims=True)
     size_class = _size_classes(_halves(others))
     classes, numbers = np.unique(size_class, return_counts=True)
-    for one in classes[np.argsort(-numbers)]:
+    for one in classes[np.argsort(-numbers)]:  # after the many, few of which are far, one has to look less far
         _improve(best, boxes, _Grid(others.compress(size_class == one, axis=1), low, high))
     return best
 
@@ -88,24 +89,25 @@ def _size_classes(half: np.ndarray) -> np.ndarray:
 def _improve(best: np.ndarray, boxes: np.ndarray, grid: _Grid) -> None:
     """Lower the losses ``best`` (N,) where a box of the grid is nearer."""
     todo = np.flatnonzero(best)
-    width = np.full(len(todo), min(1, grid.widest))
+    width = grid.worthwhile(np.ones(len(todo)), boxes[0, todo])
     while len(todo):
         for cells in np.unique(width):
             chosen = todo[width == cells]
-            best[chosen] = np.minimum(best[chosen], grid.smallest(boxes.take(chosen, 1), cells))
+            best[chosen] = np.minimum(best[chosen], grid.smallest(boxes.take(chosen, 1), int(cells)))
         found = best[todo]
         needed = np.ceil(_reach(found, _halves(boxes).take(todo, 1), grid.largest) / grid.edge)
-        needed = np.where(np.isinf(found), 2 * width, needed).clip(max=grid.widest).astype(int)
-        wider = needed > width
-        todo, width = todo[wider], needed[wider]
+        needed = np.where(np.isinf(found), 2 * width, needed)
+        wider = (needed > width) & (width < grid.widest)
+        todo, width = todo[wider], grid.worthwhile(needed[wider], boxes[0, todo[wider]])
 
 
 def _reach(best: np.ndarray, half: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """(N,) how far from a box, along one axis, the centre of one with a smaller loss than ``best`` can be.
 
     With half edges h here and at most H there, boxes w apart along one axis do not overlap if w is at least each
-    h + H, and the diagonal around both is at most |h + H| + sqrt(w^2 + |max(h, H)|^2). This is solved for the w
-    at which w^2 / diagonal^2 is best - 1.
+    h + H. With a distance rho >= w of their centres the diagonal around both is at most |h + H| + sqrt(rho^2 +
+    |max(h, H)|^2), and rho over that grows with rho. So this is solved for the w at which w^2 over the square of
+    that is best - 1.
     """
     both = half + largest
     sides, longer = np.square(both).sum(0), np.square(np.maximum(half, largest)).sum(0)
@@ -116,46 +118,58 @@ def _reach(best: np.ndarray, half: np.ndarray, largest: np.ndarray) -> np.ndarra
 
 
 class _Grid:
-    """Boxes sorted by the cell in which their centre lies; there are about twice as many cells as boxes.
+    """Boxes sorted by the cell in which their centre lies; there are one to two cells for a box, as a rule.
 
     Attributes:
         edge: of a cell.
-        widest: how many cells beyond its own a box has to look at to see all boxes.
+        widest: the number of cells to either side that stands for all boxes of the sample.
         largest: (d, 1) the largest half edges.
     """
 
     def __init__(self, boxes: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         """Low and high are the lowest and highest sample and centre, (1 + d, 1), of all that look here."""
         n_samples, *extent = (high - low + 1)[:, 0]
-        per_sample = boxes.shape[1] / n_samples
-        self.edge = max(extent)
-        if per_sample > 3 ** len(extent):  # else a box looks at all others at once
-            self.edge = 0.8 * (np.prod(extent) / per_sample) ** (1 / len(extent))
+        self.edge = 0.8 * (np.prod(extent) * n_samples / boxes.shape[1]) ** (1 / len(extent))
         self._low, self._step = low, np.array([[1.0], *[[self.edge]] * len(extent)], dtype=np.float32)
         self._shape = ((high - low) / self._step).astype(np.int32)[:, 0] + 1
-        self.widest = int(self._shape[1:].max()) - 1
+        self.widest = int(self._shape[1:].max())
         self.largest = _halves(boxes).max(1, keepdims=True)
         cell = np.ravel_multi_index(tuple(self._cells(boxes)), tuple(self._shape))
         self._boxes = boxes[1:].take(np.argsort(cell), 1)
         # Cell n holds the boxes from first[n] to first[n + 1]. Behind the last line of cells is one without boxes.
         ends = np.cumsum(np.bincount(cell, minlength=np.prod(self._shape) + self._shape[-1]))
         self._first = np.concatenate(([0], ends)).astype(np.int32)
+        self._of_sample = self._first[: np.prod(self._shape) + 1 : np.prod(self._shape[1:])]
 
     def _cells(self, boxes: np.ndarray) -> np.ndarray:
         """(1 + d, N) sample and cell."""
         return ((_places(boxes) - self._low) / self._step).astype(np.int32)
 
+    def worthwhile(self, width: np.ndarray, sample: np.ndarray) -> np.ndarray:
+        """(N,) the widths; ``widest`` where so many cells are no fewer than the boxes of the whole sample."""
+        cells = np.minimum(2 * width + 1, self._shape[1:, None]).prod(0)
+        number = np.diff(self._of_sample).take((sample - self._low[0]).astype(np.int32))
+        return np.where(cells < number, width, self.widest)
+
     def smallest(self, boxes: np.ndarray, width: int) -> np.ndarray:
         """(N,) the smallest losses of boxes to those at most ``width`` cells away along each axis."""
         best = np.full(boxes.shape[1], np.inf, dtype=np.float32)
-        across = [[0], *[range(-width, width + 1)] * (len(self._shape) - 2)]
-        around = np.array(list(product(*across)), dtype=np.int32).T
-        step = max(1, _AT_ONCE // around.shape[1])
+        everything = width == self.widest
+        across = [] if everything else [range(-reach, reach + 1) for reach in np.minimum(width, self._shape[1:-1] - 1)]
+        around = np.array(list(product([0], *across)), dtype=np.int32).T
+        step = max(1, _LINES // around.shape[1])
         for start in range(0, len(best), step):
-            first, number = self._lines(boxes[:, start : start + step], around, width)
+            part = boxes[:, start : start + step]
+            first, number = self._all(part) if everything else self._lines(part, around, width)
             for few in _at_once(number.sum(1)):
-                best[start:][few] = self._compared(boxes[:, start:][:, few], first[few], number[few])
+                best[start:][few] = self._compared(part[:, few], first[few], number[few])
         return best
+
+    def _all(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 1) the first and the number of boxes in the sample of each box."""
+        sample = self._cells(boxes)[0, :, None]
+        first = self._of_sample.take(sample)
+        return first, self._of_sample.take(sample + 1) - first
 
     def _lines(self, boxes: np.ndarray, around: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, lines) the first and the number of boxes in each line of cells around each box."""
@@ -186,7 +200,7 @@ def _at_once(numbers: np.ndarray) -> Iterator[slice]:
     """Consecutive parts of a list of numbers of pairs; each has few pairs, or one item."""
     end, start = np.cumsum(numbers), 0
     while start < len(numbers):
-        stop = np.searchsorted(end, end[start] - numbers[start] + _AT_ONCE, "right")
+        stop = np.searchsorted(end, end[start] - numbers[start] + _PAIRS, "right")
         yield slice(start, start := max(int(stop), start + 1))
 
 

@@ -184,7 +184,7 @@ class _Runs:
         self.size = end.diff(prepend=end.new_full((1,), -1))
         self.member = member.index_select(0, end)
         self.first, self.last = position.index_select(0, end - self.size + 1), position.index_select(0, end)
-        self.sum = sums_between(position, end)
+        self.sum = sums_between(position, end, length**2)
         of_run = line.index_select(0, end)
         self.line: list[Tensor] = []
         for size in reversed(shape[1:-1]):

@@ -109,10 +109,10 @@ class _Read(Function):
         ctx.save_for_backward(voxel)
         ctx.like, ctx.channels = (values.shape, values.dtype, values.device), channels
         ctx.set_materialize_grads(False)
-        place = _place(voxel, values.shape)
-        gathered = values.new_empty((len(channels), len(voxel)))
+        place, n_voxels = _place(voxel, values.shape), prod(values.shape[2:])
+        flat, gathered = values.reshape(-1), values.new_empty((len(channels), len(voxel)))
         for channel, of_channel in zip(channels, gathered):
-            torch.index_select(_from(channel, values), 0, place, out=of_channel)
+            torch.index_select(flat[channel * n_voxels :], 0, place, out=of_channel)
         return gathered, _sum(values) if with_total else None
 
     @staticmethod
@@ -126,9 +126,9 @@ class _Read(Function):
         else:
             gradient = of_total.to(dtype).view(-1, *[1] * (len(shape) - 1)).expand(shape).contiguous()
         if of_gathered is not None:
-            place = _place(voxel, shape)
+            place, n_voxels = _place(voxel, shape), prod(shape[2:])
             for channel, values in zip(ctx.channels, of_gathered):
-                _from(channel, gradient).index_add_(0, place, values)
+                gradient.view(-1)[channel * n_voxels :].index_add_(0, place, values)
         return gradient, None, None, None
 
 
@@ -141,17 +141,13 @@ def _place(voxel: Tensor, shape: torch.Size) -> Tensor:
     return before.mul_((n_channels - 1) * n_voxels).add_(voxel)
 
 
-def _from(channel: int, values: Tensor) -> Tensor:
-    """Images (B, C, *S), flat, from a channel of the first on."""
-    return values.reshape(-1)[channel * prod(values.shape[2:]) :]
-
-
-def sums_between(values: Tensor, end: Tensor) -> Tensor:
-    """(R,) int64 sums of integers (K,) over runs that end at the places (R,)."""
-    if values.device.type == "cpu" and len(end):
-        start = np.concatenate(([0], end.numpy()[:-1] + 1))
-        return torch.from_numpy(np.add.reduceat(values.numpy(), start, dtype=np.int64))
-    return values.cumsum(0).index_select(0, end).diff(prepend=end.new_zeros(1))
+def sums_between(values: Tensor, end: Tensor, largest: int) -> Tensor:
+    """(R,) int64 sums, up to a largest, of integers (K,) over runs that end at the places (R,)."""
+    if values.device.type != "cpu" or not len(end):
+        return values.cumsum(0).index_select(0, end).diff(prepend=end.new_zeros(1, dtype=torch.int64))
+    values = values.to(integers(largest))  # where that is the format they have, NumPy makes no copy of them
+    start = np.concatenate(([0], end.numpy()[:-1] + 1))
+    return torch.from_numpy(np.add.reduceat(values.numpy(), start, dtype=values.numpy().dtype)).long()
 
 
 def sum_over(values: Tensor, groups: Tensor, number: int) -> Tensor:

@@ -45,12 +45,13 @@ def all_pairs(a: Boxes, b: Boxes) -> tuple[Tensor, Tensor]:
     return of_a, of_b
 
 
-@pytest.mark.parametrize("at_once", [1 << 15, 50, 1])
+@pytest.mark.parametrize("at_once", [1 << 14, 50, 1])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 40), (9, 13), (60, 45)])
 @pytest.mark.parametrize("dim", [2, 3])
 def test_nearest_boxes_equal_plain_loops(dim: int, n: int, m: int, at_once: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """However many pairs are computed at once, in one sample and in several, some of which lack boxes of one side."""
-    monkeypatch.setattr(nearest, "_AT_ONCE", at_once)
+    monkeypatch.setattr(nearest, "_PAIRS", at_once)
+    monkeypatch.setattr(nearest, "_LINES", at_once)
     for spread, n_samples in ((12, 1), (100, 1), (30, 3)):
         a = random_boxes(n, dim, seed=n, spread=spread, n_samples=n_samples)
         b = random_boxes(m, dim, seed=m + 100, spread=spread, n_samples=n_samples)
@@ -78,6 +79,14 @@ def scattered(n: int, seed: int, *, n_samples: int, dim: int, extent: int, large
     return torch.randint(0, n_samples, (n,), generator=g), low, low + edges.floor().long()
 
 
+def in_one_line(n: int, seed: int) -> Boxes:
+    """All centres in a few hundred places of one line, but for one far away in it."""
+    g = generator(seed)
+    low = torch.randint(0, 300, (n, 3), generator=g) * torch.tensor([0, 1, 0])
+    low[0, 1] = 1000
+    return torch.randint(0, 2, (n,), generator=g), low, low + torch.tensor([1, 3, 1])
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [
@@ -96,30 +105,59 @@ def scattered(n: int, seed: int, *, n_samples: int, dim: int, extent: int, large
                 (400, 2500, 1, 2, 3, 3),  # nearly all centres in a few places
             )
         ],
-        # All centres in one line.
-        *[tuple((s, low * torch.tensor([1, 0, 0]), low * torch.tensor([1, 0, 0]) + high - low) for s, low, high in pair)
-          for pair in [(scattered(200, 7, n_samples=2, dim=3, extent=300, largest=9),
-                        scattered(1000, 8, n_samples=2, dim=3, extent=300, largest=9))]],
+        (in_one_line(200, 7), in_one_line(1000, 8)),
     ],
-)  # fmt: skip
+)
 def test_the_nearest_of_many_boxes_is_found_whatever_their_sizes(a: Boxes, b: Boxes) -> None:
     for found, expected in zip(nearest_boxes(a, b), all_pairs(a, b)):
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("n", "low", "high"), [(4000, 0, 300), (300, 120, 180)])
-def test_small_boxes_in_a_large_image_are_not_compared_with_all(n: int, low: int, high: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """Boxes among 4000, or in the middle of a hole 100 wide among them, look at few of these."""
-    counted = []
-    losses = nearest._losses
-    monkeypatch.setattr(nearest, "_losses", lambda a, b: counted.append(a.shape[1]) or losses(a, b))
-    sample, *corners = random_boxes(n, 3, seed=1, spread=high - low)
-    a = sample, *(corner + low for corner in corners)
-    b = random_boxes(4000, 3, seed=0, spread=300)
-    if n == 300:
-        b = tuple(part[((b[1] - 150).abs() > 50).any(1)] for part in b)
+def with_hole(boxes: Boxes) -> Boxes:
+    """Without those in the middle, 100 wide."""
+    return tuple(part[((boxes[1] - 150).abs() > 50).any(1)] for part in boxes)
+
+
+def shifted(boxes: Boxes, *, sample: int = 0, by: int = 0) -> Boxes:
+    return boxes[0] + sample, boxes[1] + by, boxes[2] + by
+
+
+def joined(*boxes: Boxes) -> Boxes:
+    return tuple(torch.cat(parts) for parts in zip(*boxes))
+
+
+MANY = random_boxes(4000, 3, seed=0, spread=300)
+FEW = random_boxes(3, 3, seed=2, spread=300)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "at_most"),
+    [
+        (random_boxes(4000, 3, seed=1, spread=300), MANY, 100),
+        (shifted(random_boxes(300, 3, seed=1, spread=60), by=120), with_hole(MANY), 500),
+        # Beside a sample of many, one that has few: its boxes look at these, not at thousands of cells.
+        (shifted(random_boxes(4000, 3, seed=1, spread=300), sample=1), joined(MANY, shifted(FEW, sample=1)), 10),
+        (shifted(random_boxes(4000, 3, seed=1, spread=300), sample=1), MANY, 3),
+        (in_one_line(1000, 3), in_one_line(1000, 4), 100),
+    ],
+)
+def test_small_boxes_in_a_large_image_look_at_few(a: Boxes, b: Boxes, at_most: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Lines of cells and boxes for each: among 4000, in a hole among them, in samples with few, in flat images."""
+    looked_at = 0
+
+    def counted(method):  # type: ignore[no-untyped-def]
+        def wrapper(*args):  # type: ignore[no-untyped-def]
+            nonlocal looked_at
+            first, number = method(*args)
+            looked_at += number.size + int(number.sum())
+            return first, number
+
+        return wrapper
+
+    for name in ("_lines", "_all"):
+        monkeypatch.setattr(nearest._Grid, name, counted(getattr(nearest._Grid, name)))
     nearest._nearest(nearest._centred(*a), nearest._centred(*b))
-    assert 0 < sum(counted) < 0.1 * n * len(b[0])
+    assert 0 < looked_at < at_most * len(a[0]), looked_at / len(a[0])
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -169,17 +207,22 @@ def test_boxes_of_other_samples_are_nowhere() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory in kB")
 @pytest.mark.parametrize(
-    "low", ["torch.rand(3000, 3) * 3", "torch.rand(3000, 3) + torch.arange(3000)[:, None] % 2 * 999"]
+    "low",
+    [
+        "torch.rand(3000, 3) * 3",
+        "torch.rand(3000, 3) + torch.arange(3000)[:, None] % 2 * 999",
+        "torch.rand(30000, 3) * 300",
+    ],
 )
 def test_many_boxes_need_little_memory(low: str) -> None:
-    """3000 x 3000 boxes that all meet, or in two places; all pairs at once would take 36 MB per temporary."""
+    """3000 x 3000 boxes that all meet, or in two places (36 MB per temporary of all pairs), and 30,000 scattered."""
     code = f"""
 import re, torch
 from pathlib import Path
 from nnunet_instance_trainers.instances.nearest import nearest_boxes
 torch.set_num_threads(1)
 low = {low}
-boxes = torch.zeros(3000), low, low + 1 + torch.rand(3000, 3) * 9
+boxes = torch.zeros(len(low)), low, low + 1 + torch.rand(len(low), 3) * 9
 def memory(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -189,4 +232,4 @@ print((memory("VmHWM") - before) / 1024)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert 0 < float(run.stdout) < 40, run.stdout
+    assert 0 < float(run.stdout) < 20, run.stdout

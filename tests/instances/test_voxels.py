@@ -13,13 +13,21 @@ from nnunet_instance_trainers.instances.voxels import (
     gather_with_total,
     integers,
     positions,
+    sum_over,
+    sums_between,
     total,
 )
 
 on_shapes = pytest.mark.parametrize("shape", [*SHAPES, (7,)])
 
 
+@pytest.fixture(params=[5, 1 << 17], ids=["in blocks", "at once"])
+def _blocks(request, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(voxels, "_BLOCK", request.param)
+
+
 @on_shapes
+@pytest.mark.usefixtures("_blocks")
 def test_positions_and_counts_of_masks(shape: tuple[int, ...]) -> None:
     mask = random_mask((3, *shape), seed=1, share=0.3)
     mask[1] = False
@@ -53,9 +61,29 @@ def test_gathered_values_and_their_gradient(shape: tuple[int, ...], channels: tu
     assert torch.autograd.gradcheck(lambda v: gather(v, voxel, channels) ** 2, values)
 
 
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("n", [0, 1, 5, 23])
+def test_sums_over_groups_and_their_gradient(n: int) -> None:
+    """The last of five groups is empty."""
+    values = random_probabilities((n,), seed=6).requires_grad_()
+    groups = torch.arange(n, dtype=torch.int32) * 3 % 4
+    expected = [sum(v for v, g in zip(values.tolist(), groups.tolist()) if g == group) + 0.0 for group in range(5)]
+    torch.testing.assert_close(sum_over(values, groups, 5).tolist(), expected)
+    assert sum_over(values.float(), groups, 5).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda v: sum_over(v, groups, 5) ** 2, values) or n == 0
+
+
+@pytest.mark.parametrize("largest", [100, 2**31])
+def test_sums_of_runs(largest: int) -> None:
+    values = torch.tensor([3, 1, 4, 1, 5], dtype=torch.int32)
+    for end, expected in (([0, 3, 4], [3, 6, 5]), ([4], [14]), ([], [])):
+        sums = sums_between(values[: end[-1] + 1 if end else 0], torch.tensor(end, dtype=torch.int32), largest)
+        assert sums.tolist() == expected and sums.dtype == torch.int64
+
+
 @on_shapes
-def test_totals_and_their_gradient(shape: tuple[int, ...], monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(voxels, "_BLOCK", 5)
+@pytest.mark.usefixtures("_blocks")
+def test_totals_and_their_gradient(shape: tuple[int, ...]) -> None:
     values = random_probabilities((2, *shape), seed=4).requires_grad_()
     voxel = positions(random_mask((2, *shape), seed=5, share=0.4))
     torch.testing.assert_close(total(values), values.flatten(1).sum(1))
