@@ -4,11 +4,11 @@
     python scripts/benchmark_losses.py --trainers nnUNetTrainerBlob nnUNetTrainerInstance --shape 512 512 --batch 12
     python scripts/benchmark_losses.py --instances 10 100 800 5000 --predictions half --figure losses.png
 
-Prints the median time of each loss over that of nnU-Net's Dice and cross-entropy, and its peak memory above the level
-before the pass, over the same for nnU-Net's. Predictions are half-trained (objects missed and invented), noise of a
-density, smoothed noise, or nearly perfect; labelling them is included. On a CPU memory is handed back to the system
-before every pass: otherwise a loss takes up to twice as long or half as long by luck, as pages of earlier passes are
-at hand or not. On a GPU times are CUDA events.
+Prints the time of each loss over that of nnU-Net's Dice and cross-entropy just before it, the median over rounds, and
+its peak memory above the level before the pass, over the same for nnU-Net's. Predictions are half-trained (objects
+missed and invented), noise of a density, smoothed noise, or nearly perfect; labelling them is included. On a CPU memory
+is handed back to the system before every pass: otherwise a loss takes up to twice as long or half as long by luck, as
+pages of earlier passes are at hand or not. On a GPU times are CUDA events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -105,6 +105,12 @@ def logits_of(mask: np.ndarray) -> torch.Tensor:
 # --- measuring ---------------------------------------------------------------------------------------------
 
 
+class Case(NamedTuple):
+    logits: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
+
+
 def seconds(loss: Pass, logits: torch.Tensor) -> float:
     """Time of one forward and backward pass."""
     logits.grad = None
@@ -149,17 +155,32 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def measure(trainer: str, logits: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor, repeats: int) -> dict:
-    """Milliseconds and bytes of a trainer's loss and of the stock loss, in turn; the first pair warms up."""
+def measure(trainer: str, cases: list[Case], repeats: int) -> list[dict[str, float]]:
+    """Milliseconds and bytes of a trainer's loss and of the stock loss, a dictionary per case.
+
+    Rounds go over all cases, the stock loss before each loss; the first round warms up. A machine is faster at some
+    times than at others, and so a growth over cases or a ratio is not that of its moods.
+    """
     stock, loss = stock_loss(), loss_of(trainer)
-    passes: tuple[Pass, Pass] = (lambda: stock(logits, labels), lambda: loss(logits, labels, ids))
-    pairs = [[seconds(one, logits) for one in passes] for _ in range(repeats + 1)]
-    alone, ours = (1000 * median(times) for times in zip(*pairs[1:]))
-    memory_alone, memory = (peak_bytes(one, logits) for one in passes)
-    return {
-        **{"nnunet_ms": alone, "ms": ours, "ratio": ours / alone},
-        **{"nnunet_mib": memory_alone / 2**20, "mib": memory / 2**20, "memory_ratio": memory / memory_alone},
-    }
+    passes = [
+        (case.logits, (lambda c=case: stock(c.logits, c.labels), lambda c=case: loss(c.logits, c.labels, c.ids)))
+        for case in cases
+    ]
+    rounds = range(repeats + 1)
+    times = [
+        [[seconds(one, logits) for one in pair] for logits, pair in passes] for _ in tqdm(rounds, trainer, leave=False)
+    ]
+    rows = []
+    for of_case, (logits, pair) in zip(zip(*times[1:]), passes):
+        alone, ours = (1000 * median(each) for each in zip(*of_case))
+        memory_alone, memory = (peak_bytes(one, logits) for one in pair)
+        rows.append(
+            {
+                **{"nnunet_ms": alone, "ms": ours, "ratio": median(mine / its for its, mine in of_case)},
+                **{"nnunet_mib": memory_alone / 2**20, "mib": memory / 2**20, "memory_ratio": memory / memory_alone},
+            }
+        )
+    return rows
 
 
 # --- results -----------------------------------------------------------------------------------------------
@@ -208,14 +229,19 @@ def main() -> None:
     print(f"torch {torch.__version__}, {arguments.device}, {arguments.threads} thread(s), logits {size}")
     heads = [f"{int(targets[n][1].amax())} inst." if kind == "half" else kind for n, kind in conditions]
     print(f"{'time over Dice+CE':36}", *(f"{head:>10}" for head in heads), f"{'memory':>10}")
+    cases = [
+        Case(
+            logits_of(predicted(kind, targets[n][0])).to(arguments.device).requires_grad_(),
+            *(target.to(arguments.device) for target in targets[n]),
+        )
+        for n, kind in conditions
+    ]
     rows = []
     for trainer in [*arguments.trainers, *(MONAI if arguments.monai and find_spec("monai") else ())]:
-        own = []
-        for n, kind in tqdm(conditions, desc=trainer, leave=False):
-            labels, ids = (target.to(arguments.device) for target in targets[n])
-            logits = logits_of(predicted(kind, targets[n][0])).to(arguments.device).requires_grad_()
-            numbers = {"instances": int(ids.amax()), "prediction": kind}
-            own.append({"trainer": trainer, **numbers, **measure(trainer, logits, labels, ids, arguments.repeats)})
+        own = [
+            {"trainer": trainer, "instances": int(case.ids.amax()), "prediction": kind, **measured}
+            for case, (_, kind), measured in zip(cases, conditions, measure(trainer, cases, arguments.repeats))
+        ]
         rows += own
         print(
             f"{trainer:36}", *(f"{row['ratio']:>10.2f}" for row in own), f"{own[0]['memory_ratio']:>10.2f}", flush=True
