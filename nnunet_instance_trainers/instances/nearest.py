@@ -149,7 +149,7 @@ class _Grid:
         """(N,) the widths; ``widest`` where so many cells are no fewer than the boxes of the whole sample."""
         cells = np.minimum(2 * width + 1, self._shape[1:, None]).prod(0)
         number = np.diff(self._of_sample).take((sample - self._low[0]).astype(np.int32))
-        return np.where(cells < number, width, self.widest)
+        return np.where(cells < number, np.minimum(width, self.widest), self.widest)
 
     def smallest(self, boxes: np.ndarray, width: int) -> np.ndarray:
         """(N,) the smallest losses of boxes to those at most ``width`` cells away along each axis."""

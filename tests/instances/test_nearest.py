@@ -79,6 +79,19 @@ def scattered(n: int, seed: int, *, n_samples: int, dim: int, extent: int, large
     return torch.randint(0, n_samples, (n,), generator=g), low, low + edges.floor().long()
 
 
+def with_hole(boxes: Boxes) -> Boxes:
+    """Without those in the middle, 100 wide."""
+    return tuple(part[((boxes[1] - 150).abs() > 50).any(1)] for part in boxes)
+
+
+def shifted(boxes: Boxes, *, sample: int = 0, by: int = 0) -> Boxes:
+    return boxes[0] + sample, boxes[1] + by, boxes[2] + by
+
+
+def joined(*boxes: Boxes) -> Boxes:
+    return tuple(torch.cat(parts) for parts in zip(*boxes))
+
+
 def in_one_line(n: int, seed: int) -> Boxes:
     """All centres in a few hundred places of one line, but for one far away in it."""
     g = generator(seed)
@@ -106,24 +119,19 @@ def in_one_line(n: int, seed: int) -> Boxes:
             )
         ],
         (in_one_line(200, 7), in_one_line(1000, 8)),
+        # A sample of many beside nine of one each, so that it has more boxes than cells, and a box far from all.
+        (
+            joined(random_boxes(300, 2, seed=1, spread=50), shifted(random_boxes(1, 2, seed=2), by=10**6)),
+            joined(
+                random_boxes(1500, 2, seed=3, spread=50),
+                *(shifted(random_boxes(1, 2, seed=n), sample=n) for n in range(1, 10)),
+            ),
+        ),
     ],
 )
 def test_the_nearest_of_many_boxes_is_found_whatever_their_sizes(a: Boxes, b: Boxes) -> None:
     for found, expected in zip(nearest_boxes(a, b), all_pairs(a, b)):
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
-
-
-def with_hole(boxes: Boxes) -> Boxes:
-    """Without those in the middle, 100 wide."""
-    return tuple(part[((boxes[1] - 150).abs() > 50).any(1)] for part in boxes)
-
-
-def shifted(boxes: Boxes, *, sample: int = 0, by: int = 0) -> Boxes:
-    return boxes[0] + sample, boxes[1] + by, boxes[2] + by
-
-
-def joined(*boxes: Boxes) -> Boxes:
-    return tuple(torch.cat(parts) for parts in zip(*boxes))
 
 
 MANY = random_boxes(4000, 3, seed=0, spread=300)
