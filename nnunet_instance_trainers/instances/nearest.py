@@ -66,7 +66,7 @@ def _nearest(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low, high = places.min(1, keepdims=True), places.max(1, keepdims=True)
     size_class = _size_classes(_halves(others))
     classes, numbers = np.unique(size_class, return_counts=True)
-    for one in classes[np.argsort(-numbers)]:  # after the many, few of which are far, one has to look less far
+    for one in classes[np.argsort(-numbers)]:  # the many first: who found a near one there looks less far for the rest
         _improve(best, boxes, _Grid(others.compress(size_class == one, axis=1), low, high))
     return best
 
@@ -88,7 +88,7 @@ def _size_classes(half: np.ndarray) -> np.ndarray:
 
 def _improve(best: np.ndarray, boxes: np.ndarray, grid: _Grid) -> None:
     """Lower the losses ``best`` (N,) where a box of the grid is nearer."""
-    todo = np.flatnonzero(best)
+    todo = np.flatnonzero(best)  # nothing is nearer than 0
     width = grid.worthwhile(np.ones(len(todo)), boxes[0, todo])
     while len(todo):
         for cells in np.unique(width):
