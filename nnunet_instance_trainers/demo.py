@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_instance_trainers.configuration import PLANS_KEY
-from nnunet_instance_trainers.data.maps import write_atomically
+from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.linking import check_torchvision, set_variable
 

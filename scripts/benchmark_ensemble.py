@@ -20,8 +20,8 @@ import numpy as np
 import SimpleITK as sitk
 from benchmark_evaluation import CASES, LESIONS, lesion_masks
 
-from nnunet_instance_trainers.postprocessing.folders import ensemble, format_sources
-from nnunet_instance_trainers.postprocessing.plan import EnsemblePlan, Member
+from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan, Member
+from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_sources
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_instance_trainers.evaluation.folders import evaluate, format_table
+from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate, format_table
 
 SHAPE = (182, 218, 182)
 CASES, LESIONS = 30, 3115

@@ -30,7 +30,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from tqdm import tqdm
 
 from nnunet_instance_trainers.configuration import PLANS_KEY
-from nnunet_instance_trainers.data.maps import map_file, maps_folder
+from nnunet_instance_trainers.data.map_store import map_file, maps_folder
 from nnunet_instance_trainers.trainers import nnUNetTrainerInstanceBaseline
 
 SAMPLINGS = ("voxel", 0.5, "instance")

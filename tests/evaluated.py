@@ -11,7 +11,7 @@ import SimpleITK
 from skimage.io import imsave
 
 from nnunet_instance_trainers.evaluation.counts import SCORES
-from nnunet_instance_trainers.evaluation.files import Evaluation
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
 BINS = (0.01, 0.05, 0.1, 0.5, 1, 5)
 NAMES = ("<0.01", "0.01-0.05", "0.05-0.1", "0.1-0.5", "0.5-1", "1-5", ">=5")
@@ -25,7 +25,7 @@ def evaluate_masks(
 
     The ground truth lies in ``folder/labelsTs``, the masks of a model in ``folder/<model>_masks``.
     """
-    from nnunet_instance_trainers.evaluation.folders import evaluate
+    from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate
 
     write_masks(folder / "labelsTs", references, ending)
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cell": 1}, "file_ending": ending}))

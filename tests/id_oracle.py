@@ -72,7 +72,7 @@ def loader_with_oracle(folders, plans, configuration, raw_map, trainer=None):
     """A trainer's training loader whose images are raw maps; returns it and the spy before the repair."""
     from nnunet_datasets import make_trainer
 
-    from nnunet_instance_trainers.data.dataset import InstanceDataset
+    from nnunet_instance_trainers.data.instance_dataset import InstanceDataset
     from nnunet_instance_trainers.data.precompute import precompute
     from nnunet_instance_trainers.data.transforms import RepairInstances
     from nnunet_instance_trainers.trainers import nnUNetTrainerBlob

@@ -24,9 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_instance_trainers import trainers
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.trainers import loading
-from nnunet_instance_trainers.trainers.monitoring import EpochTable, LossRecord
-from nnunet_instance_trainers.trainers.scores import ScoreRecord
+from nnunet_instance_trainers.training import loading
+from nnunet_instance_trainers.training.loss_csv import EpochTable, LossRecord
+from nnunet_instance_trainers.training.scores_csv import ScoreRecord
 
 LABELS, REGIONS, IGNORE, BOTH = "Dataset902_Classes", "Dataset903_Regions", "Dataset904_Ignore", "Dataset905_Both"
 DATASETS = (LABELS, REGIONS, IGNORE, BOTH)

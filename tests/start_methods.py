@@ -17,7 +17,7 @@ from nnunet_datasets import Folders, make_trainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_instance_trainers.data.precompute import precompute
-from nnunet_instance_trainers.evaluation.folders import evaluate
+from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate
 
 BOXES = "Dataset901_Boxes"
 

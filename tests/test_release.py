@@ -129,7 +129,7 @@ def without_this_package(folder: Path) -> tuple[Path, dict[str, str]]:
 
 def predict(model, images: Path, output: Path) -> dict[str, np.ndarray]:
     """What nnU-Net predicts with a model and the trainer that it was trained with."""
-    from nnunet_instance_trainers.release.comparing import load
+    from nnunet_instance_trainers.release.same_predictions import load
 
     output.mkdir()
     predictor = load(model, model.folds)
@@ -229,7 +229,7 @@ def test_pretrained_weights_are_taken_from_it(model, tmp_path):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
     from nnunet_instance_trainers.release import release
-    from nnunet_instance_trainers.release.comparing import load
+    from nnunet_instance_trainers.release.same_predictions import load
 
     (folder,) = release(replace(model, folds=(1,)), tmp_path / "out")
     network = load(model, [0]).network
@@ -275,7 +275,7 @@ def test_another_checkpoint_replaces_an_earlier_release(model, tmp_path):
 
 @pytest.mark.parametrize("where", ["noise", "image", "mirroring"])
 def test_a_copy_that_predicts_otherwise_is_removed(trained, model, tmp_path, monkeypatch, where):
-    from nnunet_instance_trainers.release import comparing, copying
+    from nnunet_instance_trainers.release import copying, same_predictions
 
     save = torch.save
 
@@ -296,7 +296,7 @@ def test_a_copy_that_predicts_otherwise_is_removed(trained, model, tmp_path, mon
     with pytest.raises(UserError, match=says):
         copying.release(replace(model, folds=(0,)), tmp_path / "out", images=images)
     assert not (tmp_path / "out").exists()
-    assert comparing.load(model, [0]).trainer_name == model.trainer
+    assert same_predictions.load(model, [0]).trainer_name == model.trainer
 
 
 def test_a_file_that_is_not_ours_stays(model, tmp_path):

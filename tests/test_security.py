@@ -25,7 +25,7 @@ from evaluated import evaluate_masks, write_masks
 import nnunet_instance_trainers
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.configuration import Settings
-from nnunet_instance_trainers.data.maps import Manifest, decode_map, maps_folder, write_atomically
+from nnunet_instance_trainers.data.map_store import Manifest, decode_map, maps_folder, write_atomically
 from nnunet_instance_trainers.errors import UserError
 
 PACKAGE = Path(nnunet_instance_trainers.__file__).parent

@@ -73,11 +73,11 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
     results_folder()
     dataset = dataset_name(arguments.d)
     plans_file(dataset, arguments.p)
-    from nnunet_instance_trainers.evaluation.scores import Rule
-    from nnunet_instance_trainers.postprocessing.fit import fit_ensemble
-    from nnunet_instance_trainers.postprocessing.fit_cases import Models
-    from nnunet_instance_trainers.postprocessing.fit_report import commands, draw_sizes, format_fit
-    from nnunet_instance_trainers.postprocessing.search import SCORES_TO_FIT
+    from nnunet_instance_trainers.ensemble_fitting.bin_search import SCORES_TO_FIT
+    from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
+    from nnunet_instance_trainers.ensemble_fitting.fit import fit_ensemble
+    from nnunet_instance_trainers.ensemble_fitting.fit_summary import commands, draw_sizes, format_fit
+    from nnunet_instance_trainers.evaluation.detection import Rule
 
     if arguments.score not in SCORES_TO_FIT:
         raise UserError(f"--score must be one of {', '.join(SCORES_TO_FIT)}, got {arguments.score!r}")
@@ -100,8 +100,8 @@ def _ensemble(arguments: argparse.Namespace) -> None:
     given = [arguments.member_ml, arguments.member_mm2, arguments.config]
     if sum(option is not None for option in given) != 1:
         raise UserError("give members either with -m, or with --member-mm2, or with --config")
-    from nnunet_instance_trainers.postprocessing.folders import ensemble, format_sources
-    from nnunet_instance_trainers.postprocessing.options import read_plan
+    from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_sources
+    from nnunet_instance_trainers.ensembling.member_options import read_plan
 
     plan, predictions = read_plan(arguments)
     rows = ensemble(

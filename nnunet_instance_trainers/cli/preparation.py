@@ -37,7 +37,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _configure(arguments: argparse.Namespace) -> None:
     from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
-    from nnunet_instance_trainers.data.maps import write_atomically
+    from nnunet_instance_trainers.data.map_store import write_atomically
 
     file = plans_file(dataset_name(arguments.d), arguments.p)
     target = file.with_name(f"{Path(arguments.o).name}.json")

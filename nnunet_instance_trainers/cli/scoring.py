@@ -56,8 +56,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     bins = arguments.bins
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
-    from nnunet_instance_trainers.evaluation.folders import evaluate, format_table
-    from nnunet_instance_trainers.evaluation.scores import Rule
+    from nnunet_instance_trainers.evaluation.detection import Rule
+    from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate, format_table
 
     evaluation = evaluate(
         arguments.i,
@@ -75,8 +75,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.evaluation.comparison import compare, write_comparison
-    from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
+    from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
+    from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare, write_comparison
 
     models = read_models(arguments.models)
     names = [model.name for model in models]

@@ -13,15 +13,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
-from nnunet_instance_trainers.data.case_maps import Job, map_case, source_digest
-from nnunet_instance_trainers.data.folders import read_dataset
-from nnunet_instance_trainers.data.maps import (
+from nnunet_instance_trainers.data.case_map import Job, map_case, source_digest
+from nnunet_instance_trainers.data.label_folders import read_dataset
+from nnunet_instance_trainers.data.map_store import (
     Manifest,
     is_current,
     maps_folder,
     remove_unfinished,
 )
-from nnunet_instance_trainers.data.preprocessed import preprocess_command
+from nnunet_instance_trainers.data.preprocessed_files import preprocess_command
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError, writing
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_instance_trainers.data.maps import table_file
+from nnunet_instance_trainers.data.map_store import table_file
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["InstanceSampler", "LocationsWhenAsked"]

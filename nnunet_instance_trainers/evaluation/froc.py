@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation.ranking import interval
-from nnunet_instance_trainers.evaluation.scores import detect
+from nnunet_instance_trainers.evaluation.comparing.ranking import interval
+from nnunet_instance_trainers.evaluation.detection import detect
 
 __all__ = ["RATES", "Candidates", "Curve", "Froc", "find_candidates", "froc", "froc_curve"]
 

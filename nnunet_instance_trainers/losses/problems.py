@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.losses.comparison import Comparison
+from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import (
     BinarySoftmax,
     Prediction,

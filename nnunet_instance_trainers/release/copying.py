@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.errors import UserError, writing
-from nnunet_instance_trainers.release.comparing import agree, compare_predictions, load
-from nnunet_instance_trainers.release.models import (
+from nnunet_instance_trainers.release.same_predictions import agree, compare_predictions, load
+from nnunet_instance_trainers.release.trained_models import (
     CHECKPOINT,
     STOCK,
     TrainedModel,

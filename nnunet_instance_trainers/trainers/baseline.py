@@ -1,6 +1,6 @@
 """What to compare the other trainers with."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = ["nnUNetTrainerInstanceBaseline"]
 

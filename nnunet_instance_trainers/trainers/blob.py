@@ -1,6 +1,6 @@
 """Blob loss (Kofler et al. 2023)."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = ["nnUNetTrainerBlob", "nnUNetTrainerBlobTversky"]
 

@@ -1,6 +1,6 @@
 """ICI loss (Rachmadi et al. 2023): instance segmentation and centre terms beside a global loss."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = ["nnUNetTrainerDualICI", "nnUNetTrainerICI"]
 

@@ -1,6 +1,6 @@
 """Instance losses (Rachmadi et al. 2024)."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = ["nnUNetTrainerFalseInstance", "nnUNetTrainerInstance", "nnUNetTrainerProximity"]
 

@@ -1,6 +1,6 @@
 """Inverse weighting (Shirokikh et al. 2020)."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = [
     "nnUNetTrainerInverseWeighted",

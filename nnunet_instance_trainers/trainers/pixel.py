@@ -1,6 +1,6 @@
 """Pixel losses of the papers that nnU-Net lacks: what their authors compared with."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = ["nnUNetTrainerGeneralizedDiceFocal", "nnUNetTrainerTversky"]
 

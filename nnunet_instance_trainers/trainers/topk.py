@@ -1,6 +1,6 @@
 """TopK Dice (Hosseini 2023)."""
 
-from nnunet_instance_trainers.trainers.base import nnUNetTrainerInstanceBase
+from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstanceBase
 
 __all__ = ["nnUNetTrainerTopKDice", "nnUNetTrainerTopKDice_k30"]
 

@@ -29,7 +29,7 @@ def _threads(monkeypatch):
     import nnunetv2.postprocessing.remove_connected_components as postprocessing
     import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as training
 
-    import nnunet_instance_trainers.trainers.scored as scored
+    import nnunet_instance_trainers.training.instance_scoring as scored
 
     pools = SimpleNamespace(get_context=lambda method: SimpleNamespace(Pool=ThreadPool))
     for module in (ensemble, evaluate, postprocessing, training):

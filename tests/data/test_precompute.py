@@ -185,7 +185,7 @@ def test_tens_of_thousands_of_instances_in_a_case(boxes, n):
     """Ids keep their identity beyond 16 bits; a crop that nnU-Net's int16 cannot hold stops by name."""
     from nnunet_datasets import Folders, configuration, preprocess, save, write_plans
 
-    from nnunet_instance_trainers.data.dataset import InstanceDataset
+    from nnunet_instance_trainers.data.instance_dataset import InstanceDataset
     from nnunet_instance_trainers.errors import UserError
 
     folders: Folders = boxes[0]

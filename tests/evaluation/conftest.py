@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_instance_trainers.evaluation.files import Evaluation, write_evaluation
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, write_evaluation
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from nnunet_instance_trainers.data.maps import write_atomically
+from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
-from nnunet_instance_trainers.evaluation.comparison import Table, compare
-from nnunet_instance_trainers.evaluation.files import Evaluation
-from nnunet_instance_trainers.evaluation.models import parse_pairs, read_models
+from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
+from nnunet_instance_trainers.evaluation.comparing.model_comparison import Table, compare
 from nnunet_instance_trainers.evaluation.report import pictures
-from nnunet_instance_trainers.evaluation.report.cases import CaseLoader
+from nnunet_instance_trainers.evaluation.report.case_images import CaseLoader
 from nnunet_instance_trainers.evaluation.report.tables import breakable, number, pair_rows, table_rows
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
 __all__ = ["choose_cases", "report", "write_report"]
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import ndimage
 
+from nnunet_instance_trainers.evaluation.detection import Detection
 from nnunet_instance_trainers.evaluation.report.charts import AS_WRITTEN, STATES, panel_columns
-from nnunet_instance_trainers.evaluation.scores import Detection
 
 __all__ = ["CaseView", "draw_case", "view"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from nnunet_instance_trainers.evaluation.comparison import SCORES, Pair, Score, Table
+from nnunet_instance_trainers.evaluation.comparing.model_comparison import SCORES, Pair, Score, Table
 
 __all__ = ["breakable", "number", "pair_rows", "table_rows"]
 

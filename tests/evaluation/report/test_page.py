@@ -16,10 +16,10 @@ from scipy import ndimage
 
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.comparison import compare
-from nnunet_instance_trainers.evaluation.files import Evaluation
+from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare
 from nnunet_instance_trainers.evaluation.report import choose_cases, report, write_report
 from nnunet_instance_trainers.evaluation.report import page as module
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

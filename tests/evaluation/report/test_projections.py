@@ -7,9 +7,9 @@ import pytest
 from geometry import Box, paint
 from matplotlib.colors import to_rgb
 
+from nnunet_instance_trainers.evaluation.detection import detect
 from nnunet_instance_trainers.evaluation.report.charts import STATES
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case, view
-from nnunet_instance_trainers.evaluation.scores import detect
 
 SHAPE = (8, 10, 12)
 FOUND, MISSED, FALSE = Box((1, 1, 1), (3, 4, 5)), Box((5, 6, 7), (7, 9, 10)), Box((1, 6, 1), (2, 9, 4))

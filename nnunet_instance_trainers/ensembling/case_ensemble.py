@@ -1,0 +1,248 @@
+"""One case of an ensemble: read its members, merge them class by class, write the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from nnunet_instance_trainers.data.label_folders import (
+    ForegroundClass,
+    Labels,
+    box_around,
+    check_grid,
+    is_2d,
+    read_known_labels,
+    read_probabilities,
+)
+from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
+from nnunet_instance_trainers.ensembling.functional import (
+    Sources,
+    combine_classes,
+    find_components,
+    hysteresis,
+    keep_volume_range,
+    majority_vote,
+    merge_members,
+    nest_regions,
+)
+from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, write_case
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.instances import label_components
+
+__all__ = ["Job", "ensemble_case"]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all cases; travels to the workers.
+
+    Attributes:
+        folders: of each model, several where it has folds.
+        ending: of the files' names.
+        reader: nnU-Net's class that reads and writes them.
+        labels: what dataset.json says of labels.
+        plan: what the ensemble does, with each class by its own key.
+        instances: whether instance maps are written too.
+        areas: whether ranges were given in mm^2, which only 2D images have.
+        output: folder to write to.
+    """
+
+    folders: Mapping[str, tuple[Path, ...]]
+    ending: str
+    reader: type[BaseReaderWriter]
+    labels: Labels
+    plan: EnsemblePlan
+    instances: bool
+    areas: bool
+    output: Path
+
+
+def ensemble_case(job: Job, case: str) -> list[Row]:
+    """Write the ensemble of one case, and last a record of it.
+
+    Returns:
+        A row per class: where its objects came from.
+
+    Raises:
+        UserError: a file is unreadable, does not fit the others or dataset.json, or cannot be written.
+    """
+    reader = job.reader()
+    images, geometry = _read(job, reader, case)
+    spacing = _spacing(job, case, next(iter(images.values()))[0].shape, geometry)
+    masks = _masks(job, case, images)
+    shape = next(iter(masks.values())).shape
+    box = box_around(np.logical_or.reduce(list(masks.values())))
+    masks = {key: mask[box] for key, mask in masks.items()}
+    image, sources = _merge(job, masks, spacing)
+    image, too_small = _without_small(job, image, spacing)
+    rows = [
+        _row(job, case, c, sources[c.key], too_small[c.key], label_components(c.mask(image))[1])
+        for c in job.labels.classes
+    ]
+    maps = _instances(job, image, case) if job.instances else {}
+    with write_case(job.output, case, rows) as folder:
+        for name, part in {".": image, **maps}.items():
+            whole = np.zeros(shape, dtype=part.dtype)
+            whole[box] = part
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            _write(reader, whole, folder / name / f"{case}{job.ending}", geometry, case)
+    return rows
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def _read(job: Job, reader: BaseReaderWriter, case: str) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
+    """The label images (*S) of each model, one per fold, and their common geometry."""
+    images: dict[str, list[np.ndarray]] = {name: [] for name in job.plan.models}
+    first: tuple[Path, np.ndarray, dict[str, Any]] | None = None
+    for name, own_images in images.items():
+        for folder in job.folders[name]:
+            path = folder / f"{case}{job.ending}"
+            image, geometry = read_known_labels(reader, path, case, job.labels.known)
+            if first is None:
+                first = path, image, geometry
+            check_grid(path, case, image, geometry, *first[1:], other=str(first[0]))
+            own_images.append(image)
+    assert first is not None
+    return images, first[2]
+
+
+def _spacing(job: Job, case: str, shape: Sequence[int], geometry: dict[str, Any]) -> tuple[float, ...]:
+    spacing = tuple(float(size) for size in geometry["spacing"])
+    flat = is_2d(shape, spacing)
+    if job.areas and not flat:
+        raise UserError(f"case {case!r} is no 2D image, and only those have areas: give volumes with -m")
+    return (1.0, *spacing[1:]) if flat else spacing
+
+
+def _masks(job: Job, case: str, images: dict[str, list[np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+    """(*S) bool for each class and each of its models, after the vote over folds."""
+    plan, masks = job.plan, {}
+    for name, folds in images.items():
+        votes = plan.vote if len(folds) > 1 else None
+        classes = [c for c in job.labels.classes if any(member.name == name for member in plan.members[c.key])]
+        by_hysteresis = [c for c in classes if plan.hysteresis.get(c.key) is not None]
+        if by_hysteresis:
+            parts = [_hysteresis(job, case, *fold, by_hysteresis) for fold in zip(job.folders[name], folds)]
+            for c in by_hysteresis:
+                masks[c.key, name] = majority_vote([part[c.key] for part in parts], votes)
+        # Regions share voxels, so each has a vote of its own; of labels a voxel can have but one.
+        voted = majority_vote(folds, votes) if job.labels.regions_order is None else None
+        for c in classes:
+            if c not in by_hysteresis:
+                mask = majority_vote([c.mask(fold) for fold in folds], votes) if voted is None else c.mask(voted)
+                masks[c.key, name] = mask
+    return masks
+
+
+def _hysteresis(
+    job: Job, case: str, folder: Path, image: np.ndarray, classes: Sequence[ForegroundClass]
+) -> dict[str, np.ndarray]:
+    n_channels = max(c.channel for c in job.labels.classes) + 1
+    probabilities = read_probabilities(folder / f"{case}.npz", case, image.shape, n_channels)
+    masks = {}
+    for c in classes:
+        low, high = job.plan.hysteresis[c.key] or (0.5, 0.5)
+        masks[c.key] = hysteresis(probabilities[c.channel], low, high)
+        if job.labels.regions_order is None:
+            masks[c.key] &= (image == 0) | c.mask(image)  # what the model gives to another label stays there
+    return masks
+
+
+# --- merging -----------------------------------------------------------------------------------------------
+
+
+def _merge(
+    job: Job, masks: dict[tuple[str, str], np.ndarray], spacing: Sequence[float]
+) -> tuple[np.ndarray, dict[str, Sources]]:
+    """The label image of the ensemble, and for each class where its objects came from."""
+    plan, models = job.plan, job.plan.models
+    claims, sources = {}, {}
+    for c in job.labels.classes:
+        members = plan.members[c.key]
+        merged = merge_members(
+            [masks[c.key, member.name] for member in members],
+            [member.range for member in members],
+            spacing,
+            rescue=plan.rescue,
+        )
+        place = np.array([0, *(1 + models.index(member.name) for member in members)], dtype=np.uint8)
+        claims[c.key], sources[c.key] = place[merged.claims], merged.sources
+    if job.labels.regions_order is not None:
+        return nest_regions([claim > 0 for claim in claims.values()], job.labels.regions_order), sources
+    by_label = {c.labels[0]: claims[c.key] for c in job.labels.classes}
+    return combine_classes(by_label, next(iter(claims.values())).shape), sources
+
+
+def _without_small(job: Job, image: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, dict[str, int]]:
+    """The image without objects below the smallest volume of their class, and how many of each class were removed."""
+    removed = {}
+    masks = []
+    for c in job.labels.classes:
+        mask, least = c.mask(image), job.plan.min_volume_ml.get(c.key, 0.0)
+        n = len(find_components(mask, spacing).volume_ml) if least > 0 else 0
+        kept = keep_volume_range(mask, least, float("inf"), spacing) if n else mask
+        removed[c.key] = n - label_components(kept)[1] if n else 0
+        masks.append(kept)
+    if not any(removed.values()):
+        return image, removed
+    if job.labels.regions_order is not None:
+        return nest_regions(masks, job.labels.regions_order), removed
+    return image * np.logical_or.reduce(masks), removed
+
+
+def _instances(job: Job, image: np.ndarray, case: str) -> dict[str, np.ndarray]:
+    """Ids (*S) by the folder that they are written to: one map, or with regions one for each."""
+    if job.labels.regions_order is None:
+        maps = {INSTANCES: label_components(image)[0]}
+    else:
+        maps = {
+            f"{INSTANCES}/region_{'_'.join(map(str, c.labels))}": label_components(c.mask(image))[0]
+            for c in job.labels.classes
+        }
+    # nnU-Net's writers have 16 bits for a label, and one of them (2.8.1) has 8.
+    most = 255 if job.reader.__name__ == "SimpleITKIOWithReorient" else 65535
+    n = max(int(ids.max(initial=0)) for ids in maps.values())
+    if n > most:
+        raise UserError(f"case {case!r} has {n} objects, and an instance map holds {most}: leave --instances away")
+    return maps
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+
+def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
+    try:
+        reader.write_seg(image, str(path), geometry)
+        if not np.array_equal(reader.read_seg(str(path))[0][0], image):  # SimpleITK's writers pass over a full disk
+            raise OSError("it reads back otherwise, so the disk may be full")
+    except Exception as error:  # each writer raises its own kind
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise UserError(
+            f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another folder with -o"
+        ) from None
+
+
+def _row(job: Job, case: str, c: ForegroundClass, sources: Sources, too_small: int, objects: int) -> Row:
+    members = job.plan.members[c.key]
+    came = {name: 0 for name in job.plan.models}
+    for member, kept, rescued in zip(members, sources.kept, sources.rescued):
+        came[member.name] += kept + rescued
+    return {
+        "case": case,
+        "class": c.name,
+        "objects": objects,
+        **{f"from_{name}": number for name, number in came.items()},
+        "straddling": sources.straddling,
+        "rescued": sum(sources.rescued),
+        "lost": sources.lost,
+        "too_small": too_small,
+    }

@@ -1,0 +1,1 @@
+"""Evaluated models side by side: means with intervals, ranks and tests."""

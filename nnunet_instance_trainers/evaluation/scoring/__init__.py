@@ -1,0 +1,1 @@
+"""Folders of predictions scored against folders of annotations."""

@@ -1,0 +1,179 @@
+"""Scores of one case of a folder of predictions: read, check, compare class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+
+from nnunet_instance_trainers.data.label_folders import (
+    ForegroundClass,
+    box_around,
+    check_grid,
+    read_known_labels,
+    read_probabilities,
+    voxel_volume_ml,
+)
+from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
+from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
+from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.instances import label_components
+
+__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
+
+SIZE_SCORES = (*DETECTION, "lesion_dice", "lesion_dice_found", "f1_iou50", "volume_ratio")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all cases; travels to the workers.
+
+    Attributes:
+        predictions, ground_truth: folders of label images.
+        instances: the folder of annotators' maps, None for components of the ground truth.
+        ending: of the files' names.
+        reader: nnU-Net's class that reads them.
+        classes: what is scored.
+        known: the labels that may occur in a ground truth, the ignore label aside.
+        ignore: the ignore label, None without.
+        rule: when an instance is found.
+        bins_ml: edges of the size bins.
+        froc: probability from which on voxels are candidates; None for no FROC.
+    """
+
+    predictions: Path
+    ground_truth: Path
+    instances: Path | None
+    ending: str
+    reader: type[BaseReaderWriter]
+    classes: tuple[ForegroundClass, ...]
+    known: tuple[int, ...]
+    ignore: int | None
+    rule: Rule
+    bins_ml: tuple[float, ...]
+    froc: float | None
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC."""
+
+    counts: list[Counts] = field(default_factory=list)
+    by_size: list[list[Counts]] = field(default_factory=list)
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[Candidates] = field(default_factory=list)
+
+
+def bin_names(edges_ml: Sequence[float]) -> list[str]:
+    """Names of the bins between edges: ``["<0.1", "0.1-1", ">=1"]``."""
+    edges = [f"{edge:g}" for edge in edges_ml]
+    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
+
+
+def evaluate_case(job: Job, case: str) -> CaseResult:
+    """Score one case.
+
+    Raises:
+        UserError: a file is unreadable, or does not fit the others or dataset.json.
+    """
+    reader, name = job.reader(), f"{case}{job.ending}"
+    target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
+    prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
+    check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
+    annotated = None
+    if job.instances is not None:
+        annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
+    probabilities = None if job.froc is None else _read_probabilities(job, case, target.shape)
+    voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
+    valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
+    result = CaseResult()
+    for evaluated in job.classes:
+        mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
+        p = None if probabilities is None else probabilities[evaluated.channel]
+        box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
+        mask, inside = mask[box], None if valid is None else valid[box]
+        ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated[box], 0)
+        detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        result.counts.append(detection.counts)
+        result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
+        result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
+        if p is not None and job.froc is not None:
+            result.candidates.append(find_candidates(ids, p[box], threshold=job.froc, valid=inside))
+    return result
+
+
+def _read(
+    job: Job, reader: BaseReaderWriter, path: Path, case: str, ignore: int | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    return read_known_labels(reader, path, case, job.known if ignore is None else (*job.known, ignore))
+
+
+def read_instances(
+    reader: BaseReaderWriter,
+    path: Path,
+    case: str,
+    classes: Sequence[ForegroundClass],
+    target: np.ndarray,
+    geometry: dict[str, Any],
+) -> np.ndarray:
+    """Annotators' ids (*S), checked against the ground truth.
+
+    Raises:
+        UserError: they cannot be read, or do not fit it.
+    """
+    ids, own = read_labels(reader, path, case, np.int32)
+    check_grid(path, case, ids, own, target, geometry)
+    check_ids(ids, path, case)
+    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
+    bare = np.count_nonzero(foreground & (ids <= 0))
+    if bare:
+        raise UserError(
+            f"case {case!r}: {path} has no id in {bare} foreground voxels of its ground truth: add them, or leave "
+            "--instances away to use components"
+        )
+    stray = np.count_nonzero((ids > 0) & (target == 0))
+    if stray:
+        raise UserError(
+            f"case {case!r}: {path} has ids in {stray} voxels that its ground truth calls background: set them to 0"
+        )
+    return ids
+
+
+def _read_probabilities(job: Job, case: str, shape: tuple[int, ...]) -> np.ndarray:
+    n_channels = max(evaluated.channel for evaluated in job.classes) + 1
+    return read_probabilities(job.predictions / f"{case}.npz", case, shape, n_channels)
+
+
+def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """A row per instance, then one per component."""
+    d, pairs = detection, detection.pairs
+    component_ids = np.arange(1, len(d.hits) + 1)
+    instance, component = pairs.instance[d.linked], pairs.component[d.linked]
+    sides = {
+        "target": (d.instance_ids, d.instance_ml, d.found, d.instance_dice, instance, component_ids[component]),
+        "prediction": (component_ids, d.component_ml, d.hits, d.component_dice, component, d.instance_ids[instance]),
+    }
+    states = {"target": ("missed", "found"), "prediction": ("false", "hit")}
+    names = bin_names(bins_ml)
+    for side, (ids, volumes, met, dice, own, partners) in sides.items():
+        order = np.argsort(own, kind="stable")
+        partners_of = np.split(partners[order], np.searchsorted(own[order], np.arange(1, len(ids))))
+        for index, place in enumerate(np.digitize(volumes, bins_ml)):
+            yield {
+                "case": case,
+                "class": name,
+                "side": side,
+                "id": int(ids[index]),
+                "volume_ml": float(volumes[index]),
+                "state": states[side][int(met[index])],
+                "dice": float(dice[index]),
+                "matched_id": ";".join(map(str, partners_of[index].tolist())),
+                "bin": names[place],
+            }

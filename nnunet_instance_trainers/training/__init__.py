@@ -1,0 +1,1 @@
+"""What the named trainers run on: the base trainer, what it loads, scores and records."""

@@ -1,0 +1,206 @@
+"""The fit finds what was planted, and claims nothing where there is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nnunet_instance_trainers.ensemble_fitting.bin_search import SCORES_TO_FIT, Search, Space, Table, size_edges
+from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Fit, fit
+from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, ObjectLists
+from nnunet_instance_trainers.evaluation.counts import Counts
+from nnunet_instance_trainers.evaluation.detection import Rule
+
+VOXEL_ML = 0.001
+N_CASES = 20
+GROUPS = np.arange(N_CASES) % 5
+
+
+def lists_of(voxels: np.ndarray, real: np.ndarray, seen: np.ndarray, peak: np.ndarray | None = None) -> ObjectLists:
+    """Objects of some sizes, each the same voxels wherever it is: in the target (N,), and by sources (N, S)."""
+    node = np.where(seen, np.cumsum(seen.ravel()).reshape(seen.shape) - 1, -1)
+    row, source = np.nonzero(seen)
+    pairs = [(a, b) for nodes in node for i, a in enumerate(nodes) for b in nodes[i + 1 :] if a >= 0 and b >= 0]
+    return ObjectLists(
+        source=source,
+        voxels=voxels[row],
+        peak=np.full(len(row), np.inf) if peak is None else peak[row],
+        cut=np.zeros(len(row), bool),
+        touching=np.array(pairs, int).reshape(-1, 2),
+        sharing=np.array(pairs, int).reshape(-1, 2),
+        atoms=node,
+        atom_instance=np.where(real, np.cumsum(real) - 1, -1),
+        atom_voxels=voxels,
+        instance_voxels=voxels[real],
+        instance_cut=np.zeros(real.sum(), bool),
+        voxel_ml=VOXEL_ML,
+    )
+
+
+def cases(
+    seen: Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray], seed: int = 0, n: int = 40
+) -> list:
+    """Cases of one class: half of the objects are real, and ``seen`` says who sees which."""
+    random, result = np.random.default_rng(seed), []
+    for _ in range(N_CASES):
+        voxels = np.exp(random.uniform(np.log(5), np.log(5000), n)).astype(int)
+        real = random.uniform(size=n) < 0.5
+        result.append([lists_of(voxels, real, seen(random, voxels * VOXEL_ML, real))])
+    return result
+
+
+def noisy(random: np.random.Generator, real: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(N,) bool: real objects are seen with this probability, others with the rest of it."""
+    return random.uniform(size=len(real)) < np.where(real, right, 1 - right)
+
+
+def specialists(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+    return np.stack([noisy(random, real, np.where(small, 0.9, 0.5)) for small in (ml < 0.2, ml >= 0.2)], 1)
+
+
+def fitted(made: list, n_models: int = 2, **options: object) -> tuple[Fit, Space]:
+    volumes = np.concatenate([lists.volumes_ml for case in made for lists in case])
+    space = Space(
+        n_models, size_edges(volumes), **{k: v for k, v in options.items() if k in ("lows", "peaks", "max_bins")}
+    )
+    table = Table(made, score=str(options.get("score", "f1")))
+    return fit(table, space, GROUPS, [f"model {m}" for m in range(n_models)], samples=200), space
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_edge_is_found(seed: int) -> None:
+    got, space = fitted(cases(specialists, seed))
+    assert "bins" in got.parts
+    (choice,) = got.plan
+    assert choice.sources == (0, 1)
+    steps = np.digitize((choice.edges_ml[0], 0.2), space.edges_ml)
+    assert abs(int(steps[0]) - int(steps[1])) <= 1
+    assert got.whole.gain_interval[0] > 0.05
+
+
+def test_three_bins_are_found() -> None:
+    def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+        middle = (ml >= 0.05) & (ml < 0.7)
+        return np.stack([noisy(random, real, np.where(good, 0.9, 0.5)) for good in (~middle, middle)], 1)
+
+    made = cases(seen)
+    got, space = fitted(made)
+    (choice,) = got.plan
+    assert choice.sources == (0, 1, 0)
+    (two,) = Search(Table(made), space).choose(("bins",), np.ones(N_CASES, bool))
+    assert len(two.sources) == 2
+    assert choice.edges_ml[0] == pytest.approx(0.05, rel=0.5) and choice.edges_ml[1] == pytest.approx(0.7, rel=0.5)
+
+
+def test_a_model_that_is_better_everywhere_is_the_answer() -> None:
+    def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+        return np.stack([noisy(random, real, np.full(len(ml), right)) for right in (0.6, 0.9, 0.7)], 1)
+
+    got, _ = fitted(cases(seen), 3)
+    assert (got.parts, got.plan) == ((), (Choice((1,)),))
+    assert got.whole.gain == 0
+    assert [estimate.gain < 0 for estimate in got.models] == [True, False, True]
+
+
+def test_noise_gives_no_gain() -> None:
+    """Two models that differ by chance only: chosen and scored on the same cases an ensemble does look better."""
+
+    def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+        return np.stack([noisy(random, real, np.full(len(ml), 0.7)) for _ in range(2)], 1)
+
+    claimed, looks_better = [], []
+    for seed in range(3):
+        made = cases(seen, seed)
+        got, space = fitted(made, max_bins=2)
+        claimed += got.parts
+        table, everything = Table(made), np.ones(N_CASES, bool)
+        both = [Choice(pair, (edge,)) for edge in space.edges_ml for pair in ((0, 1), (1, 0))]
+        in_sample = max(table.value(0, choice, everything) for choice in both)
+        looks_better.append(in_sample - max(estimate.score for estimate in got.models))
+        assert got.whole.gain_interval[0] <= 0
+    assert np.mean(looks_better) > 0
+    assert claimed == []
+
+
+def test_a_least_volume_is_found() -> None:
+    def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+        return noisy(random, real, np.where(ml < 0.03, 0.02, 0.9))[:, None]
+
+    got, _ = fitted(cases(seen), 1)
+    assert got.parts == ("minimum volume",)
+    assert got.plan[0].min_volume_ml == pytest.approx(0.03, rel=0.5)
+
+
+def test_a_hysteresis_is_found() -> None:
+    """At the lower threshold source 1 has all objects and as many false ones, which their peaks tell apart."""
+    random, made = np.random.default_rng(0), []
+    for _ in range(N_CASES):
+        real = random.uniform(size=40) < 0.5
+        seen = np.stack([noisy(random, real, np.full(40, 0.6)), np.ones(40, bool)], 1)
+        peak = np.where(real, random.uniform(0.75, 1, 40), random.uniform(0.3, 0.85, 40))
+        made.append([lists_of(np.full(40, 50), real, seen, peak)])
+    got, _ = fitted(made, 1, lows=(0.3,), peaks=(0.5, 0.8, 0.95))
+    assert got.parts == ("hysteresis",)
+    assert got.plan[0] == Choice((1,), peak=0.8)
+
+
+def test_each_class_has_its_own_choice_but_the_single_model_is_one() -> None:
+    other = [[lists] for (lists,) in cases(lambda r, ml, real: specialists(r, ml, real)[:, ::-1], 1)]
+    made = [[a[0], b[0]] for a, b in zip(cases(specialists, 0), other)]
+    got, _ = fitted(made, max_bins=2)
+    assert [choice.sources for choice in got.plan] == [(0, 1), (1, 0)]
+    assert got.procedures["bins",].gain > 0.1 > max(estimate.gain for estimate in got.models)
+
+
+def test_held_out_cases_do_not_speak() -> None:
+    """Group 0 outweighs the others, and in it the specialists have changed places."""
+    other = cases(lambda random, ml, real: specialists(random, ml, real)[:, ::-1], 1, n=300)
+    made = [b if group == 0 else a for group, a, b in zip(GROUPS, cases(specialists), other)]
+    got, space = fitted(made, max_bins=2)
+    (together,) = Search(Table(made), space).choose(("bins",), np.ones(N_CASES, bool))
+    assert together.sources == (1, 0)
+    assert got.held_out[0][0].sources == (0, 1)
+
+
+def test_held_out_cases_do_not_speak_for_a_part_either() -> None:
+    """Bins gain in groups 0 and 1 alone, and show it only where one of them is fitted and the other one scored."""
+
+    def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+        return np.stack([noisy(random, real, np.full(len(ml), right)) for right in (0.6, 0.9)], 1)
+
+    made = [b if group < 2 else a for group, a, b in zip(GROUPS, cases(seen, n=10), cases(specialists, n=200))]
+    got, _ = fitted(made, max_bins=2)
+    assert "bins" in got.parts
+    assert [len(got.held_out[group][0].sources) for group in range(5)] == [1, 1, 2, 2, 2]
+
+
+def test_held_out_counts_come_from_plans_of_the_other_groups() -> None:
+    made = cases(lambda random, ml, real: np.stack([noisy(random, real, np.full(len(ml), 0.7)) for _ in range(2)], 1))
+    table, everything = Table(made), np.ones(N_CASES, bool)
+    search = Search(table, Space(2, (0.02, 0.05, 0.2, 0.5)))
+    rows, differing = search.held_out(("bins",), GROUPS, everything), 0
+    for group in range(5):
+        plan = search.choose(("bins",), group != GROUPS)
+        differing += plan != search.choose(("bins",), everything)
+        assert (rows[group == GROUPS] == table.plan_counts(plan)[group == GROUPS]).all()
+    assert differing > 0
+
+
+@pytest.mark.parametrize("score", SCORES_TO_FIT)
+def test_every_score_is_that_of_pooled_counts(score: str) -> None:
+    table = Table(cases(specialists), Rule(), score)
+    value = table.value(0, Choice((0,)), np.arange(N_CASES) < 7)
+    counts = Counts(*table.counts(0, Choice((0,)))[:7].sum(0))
+    assert value == ((counts.f1 + counts.dice) / 2 if score == "f1_dice" else getattr(counts, score))
+
+
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="three or more, got 2"):
+        fit(Table(cases(specialists)), Space(2, (0.05,)), np.arange(N_CASES) % 2, ["a", "b"])
+
+
+def test_edges_are_quantiles_and_the_papers() -> None:
+    assert size_edges(np.zeros(0)) == (0.05,)
+    assert size_edges(np.array([0.1234, 0.1234, 5.0, 7.0]), steps=4) == (0.05, 0.12, 5.0)
