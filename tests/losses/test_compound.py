@@ -6,7 +6,7 @@ from geometry import random_labels, random_probabilities
 from losses.plain import assert_same, scene
 from torch import Tensor, nn
 
-from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, comparison
+from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, object_comparison
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.modules import ClassLoss
 from nnunet_instance_trainers.losses.problems import ClassProblems
@@ -185,7 +185,7 @@ def test_the_prediction_is_labelled_once_whatever_the_number_of_terms(monkeypatc
         return labelled(masks)
 
     labelled = comparison.label_batch
-    monkeypatch.setattr(comparison, "label_batch", counting)
+    monkeypatch.setattr(object_comparison, "label_batch", counting)
     output, labels, ids = problem_of_three_classes()
     for names, expected in ((list(TERMS), 3), (["center"], 3), (["blob", "topk_dice", "inverse_weighted"], 0)):
         calls.clear()
