@@ -113,7 +113,7 @@ def test_no_module_calls_what_executes_its_input():
     assert len(files) > 80
     assert {str(file): calls for file in files if (calls := suspicious(file.read_text()))} == {}
     openers = [file.name for file in files if "blosc2.open(" in file.read_text()]
-    assert openers == ["preprocessed.py"]  # nnU-Net's own files; maps are decoded once their header was looked at
+    assert openers == ["preprocessed_files.py"]  # nnU-Net's own files; maps are decoded once their header was looked at
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Sum(ClassLoss):
         super().__init__()
         self.factor = factor
 
-    def average(self, c: comparison.Comparison) -> Average:
+    def average(self, c: object_comparison.Comparison) -> Average:
         assert not (c.probabilities == 1).all(), "computed what has weight 0"
         return Average(self.factor * c.probabilities.sum(), torch.tensor(1), torch.tensor(1))
 
@@ -184,7 +184,7 @@ def test_the_prediction_is_labelled_once_whatever_the_number_of_terms(monkeypatc
         calls.append(masks)
         return labelled(masks)
 
-    labelled = comparison.label_batch
+    labelled = object_comparison.label_batch
     monkeypatch.setattr(object_comparison, "label_batch", counting)
     output, labels, ids = problem_of_three_classes()
     for names, expected in ((list(TERMS), 3), (["center"], 3), (["blob", "topk_dice", "inverse_weighted"], 0)):
@@ -205,7 +205,7 @@ def test_terms_are_computed_before_the_pixel_loss() -> None:
     calls: list[str] = []
 
     class Noting(Sum):
-        def average(self, c: comparison.Comparison) -> Average:
+        def average(self, c: object_comparison.Comparison) -> Average:
             calls.append("term")
             return super().average(c)
 
