@@ -22,7 +22,7 @@ from nnunet_instance_trainers.data.raw_files import RawFiles
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["precompute", "precompute_folder"]
+__all__ = ["precompute", "precompute_configurations"]
 
 
 def precompute(dataset_name: str, configurations: Sequence[str] | None, plans_name: str, n_processes: int) -> None:
@@ -62,21 +62,19 @@ def precompute(dataset_name: str, configurations: Sequence[str] | None, plans_na
             f"configuration {absent[0]!r} of dataset {dataset_name!r} is not preprocessed: run "
             f"'{preprocess_command(dataset_name, absent[0], plans_name)}'"
         )
-    for folder in dict.fromkeys(present.values()):
-        print(precompute_folder(dataset_name, folder, manager, n_processes))
+    for folder in dict.fromkeys(present.values()):  # a cascade's second stage shares the data of 3d_fullres
+        together = [name for name in present if present[name] == folder]
+        print(precompute_configurations(dataset_name, together, manager, n_processes))
 
 
-def precompute_folder(dataset_name: str, preprocessed: Path, manager: PlansManager, n_processes: int) -> str:
-    """Make the maps of a folder of preprocessed cases and return the closing line about them.
+def precompute_configurations(
+    dataset_name: str, configurations: Sequence[str], manager: PlansManager, n_processes: int
+) -> str:
+    """Make the maps of configurations that share their data and return the closing line about them.
 
-    They hold the classes of all configurations that use the folder, such as the second stage of a cascade, and those
-    that maps made from components held before: plans files share folders too.
+    They hold the classes of these configurations. Maps from components, which every class has, also keep the classes
+    that they held before: other configurations, and other plans, use the same folder.
     """
-    configurations = [
-        name
-        for name in manager.available_configurations
-        if manager.get_configuration(name).data_identifier == preprocessed.name
-    ]
     configuration = configurations[0]
     job = _job(dataset_name, configurations, manager)
     cases = _cases(job.preprocessed)
