@@ -244,8 +244,9 @@ class Settings:
         "null or a whole number >= 0",
         lambda v: v is None or _is_seed(v),
         "",
-        "Seeds torch, numpy and random before the network is made. With nnUNet_n_proc_DA=0 on a CPU a training "
-        "can then be repeated; nnU-Net itself seeds nothing.",
+        "Seeds torch, numpy and random before the network is made. With nnUNet_n_proc_DA=0 before the command of a "
+        "training on a CPU it can then be repeated (exported, it would break nnU-Net's planning); nnU-Net itself seeds "
+        "nothing.",
     )
 
     @classmethod
