@@ -349,7 +349,9 @@ def test_ids_that_were_corrected_or_added_after_precompute_stop_the_training(box
     ready(make(boxes, source=None))
     corrected = raw / "instancesTr" / "case_2.nii.gz"
     corrected.write_bytes((raw / "instancesTr" / "case_1.nii.gz").read_bytes())
-    assert f"case 'case_2': {corrected} changed after its instance map was made" in stopped_with(make(boxes))
+    assert f"case 'case_2': {corrected} changed after its instance map was made" in stopped_with(
+        make(boxes, source=None)
+    )
 
 
 def test_maps_asked_for_but_never_made_stop_the_training(boxes):
