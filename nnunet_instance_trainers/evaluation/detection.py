@@ -278,7 +278,7 @@ def detect(
     ids = _at(label_components(within)[0] if instances is None else instances, place)
     ids[~_at(within, place)] = 0
     parts = _at(label_components(predicted)[0], place)
-    target_voxels, predicted_voxels = np.count_nonzero(ids), np.count_nonzero(parts)
+    target_voxels, predicted_voxels = int(np.count_nonzero(ids)), int(np.count_nonzero(parts))
     if valid is not None:
         near = ndimage.binary_dilation(~valid, np.ones((3,) * valid.ndim, bool))
         ids, parts = _without_cut_objects(ids, parts, _at(near, place))
