@@ -456,7 +456,7 @@ BAD: dict[str, tuple[Callable[[Folders], object], list[str], str]] = {
     "direction": (
         replaced(lambda a: a, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)),
         AB,
-        "in direction: (1, 0, 0, 0, 1, 0, 0, 0, 1) against (0, 1, 0, -1",
+        "in direction: (1, 0, 0, 0, 1",
     ),
     "unknown label": (
         replaced(lambda a: a + 2),

@@ -384,7 +384,7 @@ BAD = {
     "shape": (
         replaced("predictions", lambda a: a[1:]),
         [],
-        "differs from its ground truth in size: 9 x 12 x 6 against 9 x ",
+        "in size: 9 x 12 x 6 against 9 x 12 x 7 voxels: save it",
     ),
     "spacing": (
         replaced("predictions", lambda a: a, spacing=(3.0, 0.5, 0.9)),
@@ -402,7 +402,7 @@ BAD = {
     "map shape": (
         replaced("maps", lambda a: a[1:]),
         ["--instances"],
-        "{m}/b.nii.gz differs from its ground truth in size",
+        "{m}/b.nii.gz differs from its ground truth in",
     ),
     "bare label": (
         replaced("maps", lambda a: np.where(a == a.max(), 0, a)),
