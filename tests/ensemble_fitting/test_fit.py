@@ -196,6 +196,7 @@ def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bou
                 image[:, :, second] *= 2
                 channels = [image > 0, image == 2] if more else [image == 0, image == 1, image == 2]
                 p = np.clip(0.7 * np.stack(channels) + random.uniform(0, 0.29, (len(channels), *image.shape)), 0, 1)
+                p = p if more else p / p.sum(0)  # labels exclude each other
                 for saved in (file, folder / file.name):
                     root.write(saved, image)
                     np.savez_compressed(f"{str(saved)[:-7]}.npz", probabilities=p)

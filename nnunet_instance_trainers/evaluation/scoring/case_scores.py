@@ -24,7 +24,6 @@ from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
-from nnunet_instance_trainers.instances import label_components
 
 __all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
 
@@ -104,16 +103,14 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         p = None if probabilities is None else probabilities[evaluated.channel]
         box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
         mask, inside = mask[box], None if valid is None else valid[box]
-        if annotated is not None and evaluated.name in job.instance_classes:
-            ids = np.where(mask, annotated[box], 0)
-        else:
-            ids = label_components(mask)[0]
-        detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        has_ids = annotated is not None and evaluated.name in job.instance_classes
+        instances = annotated[box] if has_ids else None
+        detection = detect(instances, predicted[box], within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
         result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
         if p is not None and job.froc is not None:
-            result.candidates.append(find_candidates(ids, p[box], threshold=job.froc, valid=inside))
+            result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
     return result
 
 
@@ -139,7 +136,9 @@ def read_instances(
     ids, own = read_labels(reader, path, case, None)
     check_grid(path, case, ids, own, target, geometry)
     check_ids(ids, path, case)
-    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
+    foreground = np.zeros(target.shape, bool)
+    for evaluated in classes:
+        foreground |= evaluated.mask(target)
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(

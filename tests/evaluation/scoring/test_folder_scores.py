@@ -297,7 +297,11 @@ def probabilities(case: str, channels: int) -> np.ndarray:
     random = np.random.default_rng(CASES.index(case))
     p = random.uniform(0, 0.5, (channels, *SHAPE)).astype(np.float32)
     p[:, images(case)[2] > 0] += 0.5
-    return p * (random.uniform(size=p.shape) < 0.3)
+    p *= random.uniform(size=p.shape) < 0.3
+    if channels == 3:  # of labels, which exclude each other
+        p[1:] /= np.maximum(p[1:].sum(0), 1)
+        p[0] = 1 - p[1:].sum(0)
+    return p
 
 
 @pytest.mark.parametrize(
@@ -377,11 +381,15 @@ BAD = {
     ),
     "no ground truth": (one_more, [], "the ground truth of case 'd' is missing in {g}: add it"),
     "no instance map": (without("maps", "c"), ["--instances"], "the instance map of case 'c' is missing in {m}: add"),
-    "shape": (replaced("predictions", lambda a: a[1:]), [], "{p}/b.nii.gz has shape (6, 12, 9), its ground truth (7, "),
+    "shape": (
+        replaced("predictions", lambda a: a[1:]),
+        [],
+        "in size: 9 x 12 x 6 against 9 x 12 x 7 voxels: save it",
+    ),
     "spacing": (
         replaced("predictions", lambda a: a, spacing=(3.0, 0.5, 0.9)),
         [],
-        "{p}/b.nii.gz differs from its ground truth in spacing, origin or direction: save it",
+        "{p}/b.nii.gz differs from its ground truth in spacing: 0.9 x 0.5 x 3 against 0.8 x 0.5 x 3: save",
     ),
     "unknown label": (
         replaced("predictions", lambda a: a + 2),
@@ -391,7 +399,11 @@ BAD = {
     "negative label": (replaced("truth", lambda a: a - 1), [], "{g}/b.nii.gz has label -1, which dataset.json"),
     "large label": (replaced("truth", lambda a: a * 9999), [], "{g}/b.nii.gz has label 9999, which dataset.json"),
     "unreadable": (damaged, [], "cannot read {p}/b.nii.gz ("),
-    "map shape": (replaced("maps", lambda a: a[1:]), ["--instances"], "{m}/b.nii.gz has shape (6, 12, 9), its ground"),
+    "map shape": (
+        replaced("maps", lambda a: a[1:]),
+        ["--instances"],
+        "{m}/b.nii.gz differs from its ground truth in",
+    ),
     "bare label": (
         replaced("maps", lambda a: np.where(a == a.max(), 0, a)),
         ["--instances"],
