@@ -15,8 +15,8 @@ from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, outco
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.report.charts import ObjectCounts, objects_by_size
-from nnunet_instance_trainers.evaluation.scoring.case_scores import bin_names
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import BINS_ML
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 
 __all__ = ["commands", "counts_by_size", "draw_sizes", "format_fit"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
-__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
+__all__ = ["CaseResult", "Job", "evaluate_case", "read_instances"]
 
 SIZE_SCORES = (*DETECTION, "lesion_dice", "lesion_dice_found", "f1_iou50", "volume_ratio")
 
@@ -69,12 +70,6 @@ class CaseResult:
     by_size: list[list[Counts]] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidates] = field(default_factory=list)
-
-
-def bin_names(edges_ml: Sequence[float]) -> list[str]:
-    """Names of the bins between edges: ``["<0.1", "0.1-1", ">=1"]``."""
-    edges = [f"{edge:g}" for edge in edges_ml]
-    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
 
 
 def evaluate_case(job: Job, case: str) -> CaseResult:
@@ -165,7 +160,7 @@ def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float
     for side, (ids, volumes, met, dice, own, partners) in sides.items():
         order = np.argsort(own, kind="stable")
         partners_of = np.split(partners[order], np.searchsorted(own[order], np.arange(1, len(ids))))
-        for index, place in enumerate(np.digitize(volumes, bins_ml)):
+        for index, place in enumerate(size_bins(volumes, bins_ml)):
             yield {
                 "case": case,
                 "class": name,
