@@ -88,6 +88,7 @@ class ListJob:
         reader: nnU-Net's class that reads them.
         labels: what dataset.json says of them.
         lows: lower thresholds of hysteresis; none where no probabilities are read.
+        unsaved: files of probabilities that are missing where others are there.
     """
 
     ground_truth: Path
@@ -97,6 +98,7 @@ class ListJob:
     reader: type[BaseReaderWriter]
     labels: Labels
     lows: tuple[float, ...]
+    unsaved: tuple[Path, ...] = ()
 
 
 def list_case(job: ListJob, case: str) -> list[ObjectLists]:
@@ -170,7 +172,8 @@ def find_cases(models: Models, instances: Path | None) -> tuple[ListJob, dict[st
         if missing:
             raise UserError(f"the {what} of case {missing[0]!r} is missing in {folder}: add it")
     folders = {c: tuple(models.validation(t, fold) for t in models.trainers) for c, fold in fold_of.items()}
-    saved = all((folder / f"{case}.npz").is_file() for case, parts in folders.items() for folder in parts)
+    files = [folder / f"{case}.npz" for case, parts in folders.items() for folder in parts]
+    unsaved = tuple(file for file in files if not file.is_file())
     case = min(fold_of)
     job = ListJob(
         ground_truth=truth,
@@ -179,7 +182,8 @@ def find_cases(models: Models, instances: Path | None) -> tuple[ListJob, dict[st
         ending=ending,
         reader=find_reader(dataset, folders[case][0] / f"{case}{ending}"),
         labels=find_labels(dataset, file),
-        lows=LOWS if saved else (),
+        lows=() if unsaved else LOWS,
+        unsaved=unsaved if len(unsaved) < len(files) else (),
     )
     return job, fold_of
 
