@@ -24,6 +24,7 @@ from nnunet_instance_trainers.data.label_folders import (
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists, list_objects
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.scoring.case_scores import read_instances
@@ -110,16 +111,17 @@ def list_case(job: ListJob, case: str) -> list[ObjectLists]:
     reader, labels, name = job.reader(), job.labels, f"{case}{job.ending}"
     ignore = () if labels.ignore is None else (labels.ignore,)
     target, geometry = read_known_labels(reader, job.ground_truth / name, case, (*labels.known, *ignore))
-    annotated = None
-    if job.instances is not None:
-        annotated = read_instances(reader, job.instances / name, case, labels.classes, target, geometry)
     predictions, probabilities = [], []
     for folder in job.folders[case]:
         prediction, own = read_known_labels(reader, folder / name, case, labels.known)
+        geometry = known_geometry(reader, job.ground_truth / name, geometry, own)
         check_grid(folder / name, case, prediction, own, target, geometry)
         predictions.append(prediction)
         if job.lows:
             probabilities.append(read_probabilities(folder / f"{case}.npz", case, target.shape, labels.classes))
+    annotated = None
+    if job.instances is not None:
+        annotated = read_instances(reader, job.instances / name, case, labels.classes, target, geometry)
     ignored = np.isin(target, ignore)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     lists = []

@@ -19,6 +19,7 @@ from nnunet_instance_trainers.data.label_folders import (
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
 from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
@@ -81,6 +82,7 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     reader, name = job.reader(), f"{case}{job.ending}"
     target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
     prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
+    geometry = known_geometry(reader, job.ground_truth / name, geometry, predicted_geometry)
     check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
     annotated = None
     if job.instances is not None:
@@ -126,7 +128,7 @@ def read_instances(
         UserError: they cannot be read, or do not fit it.
     """
     ids, own = read_labels(reader, path, case, None)
-    check_grid(path, case, ids, own, target, geometry)
+    check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry)
     check_ids(ids, path, case)
     foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
     bare = np.count_nonzero(foreground & (ids <= 0))
