@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,17 @@ from nnunet_instance_trainers.data.label_folders import (
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
+from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
-__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
+__all__ = ["CaseResult", "Job", "evaluate_case", "read_instances"]
 
 SIZE_SCORES = (*DETECTION, "lesion_dice", "lesion_dice_found", "f1_iou50", "volume_ratio")
 
@@ -64,18 +67,17 @@ class Job:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC."""
+    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC.
 
+    Attributes:
+        digests: of the files that were read, "reference", "prediction" and, with maps, "instances".
+    """
+
+    digests: dict[str, str]
     counts: list[Counts] = field(default_factory=list)
     by_size: list[list[Counts]] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidates] = field(default_factory=list)
-
-
-def bin_names(edges_ml: Sequence[float]) -> list[str]:
-    """Names of the bins between edges: ``["<0.1", "0.1-1", ">=1"]``."""
-    edges = [f"{edge:g}" for edge in edges_ml]
-    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
 
 
 def evaluate_case(job: Job, case: str) -> CaseResult:
@@ -87,6 +89,7 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     reader, name = job.reader(), f"{case}{job.ending}"
     target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
     prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
+    geometry = known_geometry(reader, job.ground_truth / name, geometry, predicted_geometry)
     check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
     annotated = None
     if job.instances is not None:
@@ -97,7 +100,8 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         probabilities = read_probabilities(job.predictions / f"{case}.npz", case, target.shape, job.classes)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
-    result = CaseResult()
+    folders = {"reference": job.ground_truth, "prediction": job.predictions, "instances": job.instances}
+    result = CaseResult({what: digest(folder / name) for what, folder in folders.items() if folder is not None})
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         p = None if probabilities is None else probabilities[evaluated.channel]
@@ -134,7 +138,7 @@ def read_instances(
         UserError: they cannot be read, or do not fit it.
     """
     ids, own = read_labels(reader, path, case, None)
-    check_grid(path, case, ids, own, target, geometry)
+    check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry)
     check_ids(ids, path, case)
     foreground = np.zeros(target.shape, bool)
     for evaluated in classes:
@@ -167,7 +171,7 @@ def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float
     for side, (ids, volumes, met, dice, own, partners) in sides.items():
         order = np.argsort(own, kind="stable")
         partners_of = np.split(partners[order], np.searchsorted(own[order], np.arange(1, len(ids))))
-        for index, place in enumerate(np.digitize(volumes, bins_ml)):
+        for index, place in enumerate(size_bins(volumes, bins_ml)):
             yield {
                 "case": case,
                 "class": name,

@@ -21,11 +21,11 @@ from nnunet_instance_trainers.evaluation.scoring.case_scores import (
     SIZE_SCORES,
     CaseResult,
     Job,
-    bin_names,
     evaluate_case,
 )
 from nnunet_instance_trainers.evaluation.scoring.result_files import (
     Evaluation,
+    bin_names,
     check_output,
     read_evaluation,
     write_evaluation,
@@ -185,6 +185,7 @@ def _summary(job: Job, results: dict[str, CaseResult], curves: dict[str, Froc]) 
             "metrics": {key: _metrics(counts) for key, counts in zip(keys, result.counts)},
             "prediction_file": str(job.predictions / f"{case}{job.ending}"),
             "reference_file": str(job.ground_truth / f"{case}{job.ending}"),
+            "sha256": result.digests,
         }
         for case, result in results.items()
     ]
