@@ -504,7 +504,7 @@ BAD: dict[str, tuple[Callable[[Folders], object], list[str], str]] = {
     "minimum": (lambda f: None, [*AB, "--min-volume-ml", "-1"], "min_volume_ml must be 0 or more"),
     "area with volumes": (lambda f: None, [*AB, "--min-area-mm2", "1"], "--min-area-mm2 goes with --member-mm2 only"),
     "predictions alone": (lambda f: None, [*AB, "--predictions", "A=x"], "--predictions belongs to --config"),
-    "no config": (lambda f: None, CONFIG, "cannot read {r}/plan.json: give the file that fit-ensemble wrote"),
+    "no config": (lambda f: None, CONFIG, "cannot read {r}/plan.json (No such file or directory): give the file"),
     "config and vote": (
         text("plan.json", json.dumps(PLAN.to_json())),
         [*CONFIG, "--vote", "2"],
