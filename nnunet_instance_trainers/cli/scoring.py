@@ -80,7 +80,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     models = read_models(arguments.models)
     names = [model.name for model in models]
-    tables = compare(models, None if arguments.pairs is None else parse_pairs(arguments.pairs, names))
+    tables = compare(models, None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names))
     write_comparison(tables, arguments.o)
     width = max(map(len, names))
     print(f"{'':{width}}    RA    RG    RI  volume ratio  F1 at IoU 0.5")

@@ -12,13 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
-__all__ = ["Components", "Range", "find_components", "in_range", "keep_area_range", "keep_volume_range"]
+__all__ = ["Components", "Range", "find_components", "keep_area_range", "keep_volume_range"]
 
 Range = tuple[float, float]
-
-# Images carry their spacing in single precision, so an object of exactly an edge's size may come out a little smaller.
-_TOLERANCE = 1e-6
 
 
 class Components(NamedTuple):
@@ -53,19 +51,6 @@ def find_components(segmentation: np.ndarray, spacing_mm: Sequence[float]) -> Co
     ids, n = label_components(segmentation)
     voxels = np.bincount(ids.ravel(), minlength=n + 1)[1:]
     return Components(ids, voxels * (prod(map(float, spacing_mm)) / 1000))
-
-
-def in_range(volume_ml: np.ndarray, low_ml: float, high_ml: float) -> np.ndarray:
-    """Which volumes are at least ``low_ml`` and below ``high_ml``.
-
-    A volume within a millionth of an edge is at the edge. Ranges that share an edge share no volume and leave none out.
-
-    Raises:
-        ValueError: the range is empty or begins below 0.
-    """
-    if not 0 <= low_ml < high_ml:
-        raise ValueError(f"a range goes from 0 or more upwards, got {low_ml} to {high_ml}")
-    return (volume_ml >= low_ml * (1 - _TOLERANCE)) & (volume_ml < high_ml * (1 - _TOLERANCE))
 
 
 def keep_volume_range(

@@ -13,7 +13,6 @@ from nnunet_instance_trainers.ensembling.component_volumes import (
     Components,
     Range,
     find_components,
-    in_range,
     keep_area_range,
     keep_volume_range,
 )
@@ -25,6 +24,7 @@ from nnunet_instance_trainers.ensembling.object_claims import (
     merge_members,
 )
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
 __all__ = [
     "Components",

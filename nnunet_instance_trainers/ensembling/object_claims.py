@@ -12,7 +12,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nnunet_instance_trainers.ensembling.component_volumes import Range, find_components, in_range
+from nnunet_instance_trainers.ensembling.component_volumes import Range, find_components
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
 __all__ = ["Merged", "Sources", "check_shapes", "combine_classes", "merge_members", "range_distance"]
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
 from nnunet_instance_trainers.instances.matching import match_one_to_one
+from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
 __all__ = ["MATCHES", "OVERLAP", "Detection", "Outcome", "Pairs", "Rule", "detect"]
 
@@ -171,8 +172,8 @@ class Outcome:
 
     def counts_by_size(self, edges_ml: np.ndarray) -> list[Counts]:
         """Counts in len(edges_ml) + 1 bins [a, b) of an object's own volume; voxels and volumes are the image's."""
-        instance_bin = np.digitize(self.instance_ml, edges_ml)
-        component_bin = np.digitize(self.component_ml, edges_ml)
+        instance_bin = size_bins(self.instance_ml, edges_ml)
+        component_bin = size_bins(self.component_ml, edges_ml)
         return [self._count(instance_bin == b, component_bin == b) for b in range(len(edges_ml) + 1)]
 
     def _count(self, instances: np.ndarray, components: np.ndarray) -> Counts:

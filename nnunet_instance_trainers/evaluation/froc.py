@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation.comparing.ranking import interval
+from nnunet_instance_trainers.evaluation.comparing.ranking import FEWEST_CASES, interval
 from nnunet_instance_trainers.evaluation.detection import detect
 
 __all__ = ["RATES", "Candidates", "Curve", "Froc", "find_candidates", "froc", "froc_curve"]
@@ -106,7 +106,7 @@ def froc(
     level: float = 0.95,
     seed: int = 0,
 ) -> Froc:
-    """FROC of images, with percentile bootstrap intervals.
+    """FROC of images, with percentile bootstrap intervals; nan for fewer than five images.
 
     A sample draws as many images with replacement; its false positives are divided by its number of images. Samples
     without any instance are left out.
@@ -122,7 +122,7 @@ def froc(
     sensitivity = events.sensitivity_at(rates, np.ones(n))
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     drawn = np.array([events.sensitivity_at(rates, times) for times in draws]).reshape(samples, len(rates))
-    drawn = drawn[~np.isnan(drawn).any(1)]
+    drawn = drawn[~np.isnan(drawn).any(1) & (n >= FEWEST_CASES)]
     low, high = interval(drawn, level)
     average_low, average_high = interval(drawn.mean(1), level)
     return Froc(

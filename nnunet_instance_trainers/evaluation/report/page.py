@@ -44,7 +44,7 @@ def write_report(
     if images is not None and not images.is_dir():
         raise UserError(f"--images {images} is no folder: give the folder of the cases' images, such as imagesTs")
     models = read_models(folders)
-    chosen = None if pairs is None else parse_pairs(pairs, [model.name for model in models])
+    chosen = None if pairs is None else parse_pairs(pairs, folders, [model.name for model in models])
     page = report(models, compare(models, chosen), images)
     with writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)

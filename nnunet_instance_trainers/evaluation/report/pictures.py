@@ -17,7 +17,7 @@ from nnunet_instance_trainers.evaluation.report import charts
 from nnunet_instance_trainers.evaluation.report.charts import SizeCounts
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case
 from nnunet_instance_trainers.evaluation.report.tables import number
-from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, bin_names
 
 __all__ = ["Picture", "case_picture", "dice_against_f1", "froc", "notes", "objects_by_size", "sensitivity_by_size"]
 
@@ -41,7 +41,7 @@ def notes(table: Table) -> dict[str, str]:
 
 def count_sizes(models: Sequence[Evaluation]) -> tuple[list[str], dict[str, SizeCounts]]:
     """The size bins in ascending order, and each model's objects in them, over all cases and classes."""
-    bins = sorted({row["bin"] for model in models for row in model.sizes}, key=_lower_edge)
+    bins = bin_names(models[0].summary["settings"]["bins_ml"])
     cases = sorted({row["case"] for model in models for row in model.sizes})
     at_bin, at_case = ({key: i for i, key in enumerate(keys)} for keys in (bins, cases))
     numbers = np.zeros((3, len(models), len(bins), len(cases)))
@@ -171,8 +171,3 @@ def _bitmap(figure: Figure, alternative: str) -> Picture:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _lower_edge(name: str) -> float:
-    """Where a bin begins: "<0.01" at 0, "0.01-0.05" at 0.01, ">=5" at 5."""
-    return -1.0 if name.startswith("<") else float(name.removeprefix(">=").split("-")[0])

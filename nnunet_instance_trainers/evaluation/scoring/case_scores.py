@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_folders import (
     ForegroundClass,
     box_around,
-    check_grid,
     read_known_labels,
-    read_probabilities,
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
-__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
+__all__ = ["CaseResult", "Job", "evaluate_case", "read_instances"]
 
 SIZE_SCORES = (*DETECTION, "lesion_dice", "lesion_dice_found", "f1_iou50", "volume_ratio")
 
@@ -71,12 +73,6 @@ class CaseResult:
     candidates: list[Candidates] = field(default_factory=list)
 
 
-def bin_names(edges_ml: Sequence[float]) -> list[str]:
-    """Names of the bins between edges: ``["<0.1", "0.1-1", ">=1"]``."""
-    edges = [f"{edge:g}" for edge in edges_ml]
-    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
-
-
 def evaluate_case(job: Job, case: str) -> CaseResult:
     """Score one case.
 
@@ -86,11 +82,14 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     reader, name = job.reader(), f"{case}{job.ending}"
     target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
     prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
+    geometry = known_geometry(reader, job.ground_truth / name, geometry, predicted_geometry)
     check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
     annotated = None
     if job.instances is not None:
         annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
-    probabilities = None if job.froc is None else _read_probabilities(job, case, target.shape)
+    probabilities = None
+    if job.froc is not None:
+        probabilities = read_probabilities(job.predictions / f"{case}.npz", case, target.shape, job.classes)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
     result = CaseResult()
@@ -128,8 +127,8 @@ def read_instances(
     Raises:
         UserError: they cannot be read, or do not fit it.
     """
-    ids, own = read_labels(reader, path, case, np.int32)
-    check_grid(path, case, ids, own, target, geometry)
+    ids, own = read_labels(reader, path, case, None)
+    check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry)
     check_ids(ids, path, case)
     foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
     bare = np.count_nonzero(foreground & (ids <= 0))
@@ -146,11 +145,6 @@ def read_instances(
     return ids
 
 
-def _read_probabilities(job: Job, case: str, shape: tuple[int, ...]) -> np.ndarray:
-    n_channels = max(evaluated.channel for evaluated in job.classes) + 1
-    return read_probabilities(job.predictions / f"{case}.npz", case, shape, n_channels)
-
-
 def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float]) -> Iterator[dict[str, Any]]:
     """A row per instance, then one per component."""
     d, pairs = detection, detection.pairs
@@ -165,7 +159,7 @@ def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float
     for side, (ids, volumes, met, dice, own, partners) in sides.items():
         order = np.argsort(own, kind="stable")
         partners_of = np.split(partners[order], np.searchsorted(own[order], np.arange(1, len(ids))))
-        for index, place in enumerate(np.digitize(volumes, bins_ml)):
+        for index, place in enumerate(size_bins(volumes, bins_ml)):
             yield {
                 "case": case,
                 "class": name,

@@ -21,11 +21,11 @@ from nnunet_instance_trainers.evaluation.scoring.case_scores import (
     SIZE_SCORES,
     CaseResult,
     Job,
-    bin_names,
     evaluate_case,
 )
 from nnunet_instance_trainers.evaluation.scoring.result_files import (
     Evaluation,
+    bin_names,
     check_output,
     read_evaluation,
     write_evaluation,

@@ -9,14 +9,17 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isnan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["Evaluation", "check_output", "read_evaluation", "write_evaluation"]
+__all__ = ["Evaluation", "bin_names", "check_output", "read_evaluation", "write_evaluation"]
 
 Row = dict[str, Any]
 
@@ -48,6 +51,17 @@ class Evaluation:
     objects: list[Row]
     summary: dict[str, Any]
     froc: list[Row] = field(default_factory=list)
+
+
+def bin_names(edges_ml: Sequence[float]) -> list[str]:
+    """Names of the bins between edges, no two alike; they are for reading and are never taken apart.
+
+    Example:
+        >>> bin_names([0.00001, 0.1, 1])
+        ['<0.00001', '0.00001-0.1', '0.1-1', '>=1']
+    """
+    edges = [np.format_float_positional(edge, trim="-") for edge in edges_ml]
+    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
 
 
 def read_evaluation(folder: Path) -> Evaluation:
