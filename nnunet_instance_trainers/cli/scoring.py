@@ -33,6 +33,9 @@ def add_commands(add: AddCommand) -> None:
         metavar="P",
         help="FROC from the probabilities beside the predictions, with candidates from probability P on (default: 0.1)",
     )
+    evaluate.add_argument(
+        "--instance-classes", nargs="+", metavar="NAME", help="classes that have ids in --instances (default: all)"
+    )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
     evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
     add_processes(evaluate)
@@ -64,6 +67,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.g,
         arguments.o,
         instances=arguments.instances,
+        instance_classes=arguments.instance_classes,
         rule=Rule(arguments.match, arguments.threshold),
         bins_ml=bins,
         froc_threshold=arguments.froc,

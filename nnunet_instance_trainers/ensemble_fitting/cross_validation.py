@@ -23,6 +23,7 @@ from nnunet_instance_trainers.data.label_folders import (
     read_known_labels,
     voxel_volume_ml,
 )
+from nnunet_instance_trainers.data.nnunet_commands import dataset_id
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists, list_objects
@@ -227,5 +228,5 @@ def _validated(models: Models, trainer: str, fold: int, ending: str) -> set[str]
 
 def _advice(models: Models, trainer: str, fold: int) -> str:
     plans = "" if models.plans == "nnUNetPlans" else f" -p {models.plans}"
-    dataset = models.dataset[7:10].lstrip("0")
+    dataset = dataset_id(models.dataset)
     return f"run 'nnunet-instance train {dataset} {models.configuration} {fold} -tr {trainer}{plans} --val'"

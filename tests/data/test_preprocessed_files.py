@@ -7,7 +7,8 @@ import blosc2
 import numpy as np
 import pytest
 
-from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed, preprocess_command
+from nnunet_instance_trainers.data.nnunet_commands import preprocess_command
+from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed
 from nnunet_instance_trainers.errors import UserError
 
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")

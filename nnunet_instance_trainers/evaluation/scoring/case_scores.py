@@ -40,6 +40,7 @@ class Job:
     Attributes:
         predictions, ground_truth: folders of label images.
         instances: the folder of annotators' maps, None for components of the ground truth.
+        instance_classes: the names of the classes that have ids there; the others are scored by components.
         ending: of the files' names.
         reader: nnU-Net's class that reads them.
         classes: what is scored.
@@ -53,6 +54,7 @@ class Job:
     predictions: Path
     ground_truth: Path
     instances: Path | None
+    instance_classes: frozenset[str]
     ending: str
     reader: type[BaseReaderWriter]
     classes: tuple[ForegroundClass, ...]
@@ -86,7 +88,8 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
     annotated = None
     if job.instances is not None:
-        annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
+        with_ids = [evaluated for evaluated in job.classes if evaluated.name in job.instance_classes]
+        annotated = read_instances(reader, job.instances / name, case, with_ids, target, geometry)
     probabilities = None
     if job.froc is not None:
         probabilities = read_probabilities(job.predictions / f"{case}.npz", case, target.shape, job.classes)
@@ -98,7 +101,10 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         p = None if probabilities is None else probabilities[evaluated.channel]
         box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
         mask, inside = mask[box], None if valid is None else valid[box]
-        ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated[box], 0)
+        if annotated is not None and evaluated.name in job.instance_classes:
+            ids = np.where(mask, annotated[box], 0)
+        else:
+            ids = label_components(mask)[0]
         detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
@@ -134,8 +140,8 @@ def read_instances(
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(
-            f"case {case!r}: {path} has no id in {bare} foreground voxels of its ground truth: add them, or leave "
-            "--instances away to use components"
+            f"case {case!r}: {path} has no id in {bare} foreground voxels of its ground truth: add them, name the "
+            "classes that have ids with --instance-classes, or leave --instances away to use components"
         )
     stray = np.count_nonzero((ids > 0) & (target == 0))
     if stray:
