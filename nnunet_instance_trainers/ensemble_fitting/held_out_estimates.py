@@ -15,8 +15,8 @@ from itertools import chain, combinations
 import numpy as np
 
 from nnunet_instance_trainers.ensemble_fitting.bin_search import Plan, Search, Space, Table, single_model
-from nnunet_instance_trainers.evaluation.comparing.ranking import FEWEST_CASES
 from nnunet_instance_trainers.evaluation.counts import Counts
+from nnunet_instance_trainers.evaluation.resampling import FEWEST_CASES
 
 __all__ = ["Estimate", "Fit", "cases_needed", "fit"]
 

@@ -13,14 +13,8 @@ import numpy as np
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import writing
-from nnunet_instance_trainers.evaluation.comparing.ranking import (
-    bootstrap,
-    dense_ranks,
-    holm,
-    interval,
-    mean_ranks,
-    paired_p,
-)
+from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, holm, mean_ranks, paired_p
+from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
 __all__ = ["ALL_CLASSES", "SCORES", "Pair", "Score", "Table", "compare", "write_comparison"]
