@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.label_folders import (
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.errors import UserError
@@ -25,7 +26,6 @@ from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
-from nnunet_instance_trainers.instances import label_components
 from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
 __all__ = ["CaseResult", "Job", "evaluate_case", "read_instances"]
@@ -67,8 +67,13 @@ class Job:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC."""
+    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC.
 
+    Attributes:
+        digests: of the files that were read, "reference", "prediction" and, with maps, "instances".
+    """
+
+    digests: dict[str, str]
     counts: list[Counts] = field(default_factory=list)
     by_size: list[list[Counts]] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
@@ -95,22 +100,21 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         probabilities = read_probabilities(job.predictions / f"{case}.npz", case, target.shape, job.classes)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
-    result = CaseResult()
+    folders = {"reference": job.ground_truth, "prediction": job.predictions, "instances": job.instances}
+    result = CaseResult({what: digest(folder / name) for what, folder in folders.items() if folder is not None})
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         p = None if probabilities is None else probabilities[evaluated.channel]
         box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
         mask, inside = mask[box], None if valid is None else valid[box]
-        if annotated is not None and evaluated.name in job.instance_classes:
-            ids = np.where(mask, annotated[box], 0)
-        else:
-            ids = label_components(mask)[0]
-        detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        own = annotated is not None and evaluated.name in job.instance_classes
+        instances = annotated[box] if own else None
+        detection = detect(instances, predicted[box], within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
         result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
         if p is not None and job.froc is not None:
-            result.candidates.append(find_candidates(ids, p[box], threshold=job.froc, valid=inside))
+            result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
     return result
 
 
@@ -136,7 +140,9 @@ def read_instances(
     ids, own = read_labels(reader, path, case, None)
     check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry)
     check_ids(ids, path, case)
-    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
+    foreground = np.zeros(target.shape, bool)
+    for evaluated in classes:
+        foreground |= evaluated.mask(target)
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(

@@ -185,6 +185,7 @@ def _summary(job: Job, results: dict[str, CaseResult], curves: dict[str, Froc]) 
             "metrics": {key: _metrics(counts) for key, counts in zip(keys, result.counts)},
             "prediction_file": str(job.predictions / f"{case}{job.ending}"),
             "reference_file": str(job.ground_truth / f"{case}{job.ending}"),
+            "sha256": result.digests,
         }
         for case, result in results.items()
     ]
