@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice, outcome_of
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
 from nnunet_instance_trainers.ensemble_fitting.fit import Fitted
-from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Estimate
-from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, outcome_of
+from nnunet_instance_trainers.ensemble_fitting.score_intervals import Estimate
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.report.charts import ObjectCounts, objects_by_size
