@@ -1,4 +1,4 @@
-"""Who may import whom, as CONTRIBUTING.md draws it: every import of the package is read and held against the drawing."""
+"""Who may import whom, as CONTRIBUTING.md draws it: every import of the package is held against the drawing."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]
@@ -103,10 +104,7 @@ class Output:
         Raises:
             UserError: it cannot be written.
         """
-        with write_atomically(self.folder / _TABLE) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(self.folder / _TABLE, rows, list(rows[0]))
         with writing(self.place, REMEDY):
             for name, source in copies.items():
                 shutil.copyfile(source, self.folder / name)
