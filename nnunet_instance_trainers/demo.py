@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nnunet_instance_trainers.configuration import PLANS_KEY
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.nnunet_commands import dataset_id
-from nnunet_instance_trainers.data.tables import aligned
+from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.linking import check_torchvision, set_variable
 

@@ -79,6 +79,7 @@ def count_choice(lists: ObjectLists, choice: Choice, rule: Rule = OVERLAP) -> Co
     two counts as one here.
 
     Example:
+        >>> from nnunet_instance_trainers.ensemble_fitting.object_lists import list_objects
         >>> target = np.array([[1, 1, 1, 0, 0, 2]])
         >>> large, small = np.array([[1, 1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 0, 0, 1]], bool)
         >>> lists = list_objects(target, [small, large])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_instance_trainers.data.map_store import write_atomically
-from nnunet_instance_trainers.data.tables import aligned
+from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice, outcome_of
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
 from nnunet_instance_trainers.ensemble_fitting.fit import Fitted

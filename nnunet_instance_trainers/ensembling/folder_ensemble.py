@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.data.label_folders import case_names, find_labels, find_reader, read_dataset
-from nnunet_instance_trainers.data.tables import aligned
+from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.ensembling.case_ensemble import Job, Row, ensemble_case
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan

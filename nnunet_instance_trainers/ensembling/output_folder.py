@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.map_store import write_atomically
-from nnunet_instance_trainers.data.tables import write_table
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]

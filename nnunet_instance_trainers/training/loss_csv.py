@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nnunet_instance_trainers.data.map_store import write_atomically
-from nnunet_instance_trainers.data.tables import write_table
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.training.file_faults import GO_ON
 
 __all__ = ["EpochTable", "LossRecord"]

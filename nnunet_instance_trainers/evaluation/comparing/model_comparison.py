@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_instance_trainers.data.tables import write_table
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import writing
 from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, holm, mean_ranks, paired_p
 from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_instance_trainers.data.map_store import write_atomically
-from nnunet_instance_trainers.data.tables import write_table
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["Evaluation", "bin_names", "check_output", "read_evaluation", "write_evaluation"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_instance_trainers.data.tables import aligned, write_table
+from nnunet_instance_trainers.data.text_tables import aligned, write_table
 from nnunet_instance_trainers.errors import UserError
 
 
