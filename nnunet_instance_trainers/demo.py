@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nnunet_instance_trainers.configuration import PLANS_KEY
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.nnunet_commands import dataset_id
+from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.linking import check_torchvision, set_variable
 
@@ -288,8 +289,4 @@ def _table(totals: dict) -> str:
         rows.append(
             (trainer, *(f"{ratio:.3f}" for ratio in ratios), f"{c.missed}/{c.instances}", f"{c.false}/{c.components}")
         )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
-    )
+    return aligned(rows)

@@ -1,4 +1,4 @@
-"""Write docs/settings.md from nnunet_instance_trainers/configuration.py; a test holds both together.
+"""Write docs/settings.md from nnunet_instance_trainers/configuration/fields.py; a test holds both together.
 
 python scripts/make_settings_page.py
 """
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 HEAD = """\
 # Settings
 
-<!-- made by scripts/make_settings_page.py from nnunet_instance_trainers/configuration.py: do not edit by hand -->
+<!-- made by scripts/make_settings_page.py from configuration/fields.py of the package: do not edit by hand -->
 
 A setting is a class attribute of a trainer. The dictionary `instance_training` in a configuration of the plans file
 overrides it; nnU-Net carries that dictionary into the results folder and the checkpoint. An unknown key or a bad value

@@ -73,7 +73,7 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
     results_folder()
     dataset = dataset_name(arguments.d)
     plans_file(dataset, arguments.p)
-    from nnunet_instance_trainers.ensemble_fitting.bin_search import SCORES_TO_FIT
+    from nnunet_instance_trainers.ensemble_fitting.count_table import SCORES_TO_FIT
     from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
     from nnunet_instance_trainers.ensemble_fitting.fit import fit_ensemble
     from nnunet_instance_trainers.ensemble_fitting.fit_summary import commands, draw_sizes, format_fit

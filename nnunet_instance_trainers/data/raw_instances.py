@@ -132,8 +132,8 @@ def _check_against_label(
         )
         raise UserError(
             f"case {case!r}: {path} has no id in {np.count_nonzero(bare)} foreground voxels{borders}; else add the "
-            f"objects, or name the classes that have instances in the setting 'classes' of plans {plans_name!r} (-p "
-            "takes others)"
+            f"objects, or name the classes that have instances in the setting 'classes' of plans {plans_name!r} "
+            "(-p takes others)"
         )
 
 

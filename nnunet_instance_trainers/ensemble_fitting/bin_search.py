@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 
 import numpy as np
 
-from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, ObjectLists, count_choice
-from nnunet_instance_trainers.evaluation.counts import Counts
-from nnunet_instance_trainers.evaluation.detection import OVERLAP, Rule
+from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice
+from nnunet_instance_trainers.ensemble_fitting.count_table import Plan, Table, single_model
 
-__all__ = ["PARTS", "SCORES_TO_FIT", "Plan", "Search", "Space", "Table", "single_model", "size_edges"]
+__all__ = ["PARTS", "Search", "Space", "size_edges"]
 
 PARTS = ("bins", "more bins", "hysteresis", "minimum volume")
 """What may be chosen beyond a model: two bins, up to the most that are allowed, and the two ways to drop objects."""
-SCORES_TO_FIT = (
-    "f1",
-    "f1_dice",
-    "f1_iou50",
-    "pq_iou",
-    "pq_dice",
-    "rq",
-    "sensitivity",
-    "precision",
-    "lesion_dice",
-    "dice",
-)
-"""Scores of the evaluation of which more is better; ``f1_dice`` is the mean of F1 and Dice."""
-
-Plan = tuple[Choice, ...]
-"""A choice per class."""
 
 
 @dataclass(frozen=True)
@@ -60,49 +43,6 @@ class Space:
         return tuple(part for part, is_there in zip(PARTS, there) if is_there)
 
 
-class Table:
-    """Counts of every case, class and choice, worked out when first asked for.
-
-    Args:
-        cases: lists of each case and class.
-        rule: when an instance is found.
-        score: one of :data:`SCORES_TO_FIT`; pooled over cases, averaged over classes.
-    """
-
-    def __init__(self, cases: Sequence[Sequence[ObjectLists]], rule: Rule = OVERLAP, score: str = "f1") -> None:
-        self.cases, self.rule, self.score_name = cases, rule, score
-        self.n_classes = len(cases[0])
-        self._counts: dict[tuple[int, Choice], np.ndarray] = {}
-
-    def counts(self, c: int, choice: Choice) -> np.ndarray:
-        """(n cases, n counts) of a class."""
-        key = c, choice
-        if key not in self._counts:
-            rows = [tuple(vars(count_choice(case[c], choice, self.rule)).values()) for case in self.cases]
-            self._counts[key] = np.array(rows, float)
-        return self._counts[key]
-
-    def plan_counts(self, plan: Plan) -> np.ndarray:
-        """(n cases, n classes, n counts)."""
-        return np.stack([self.counts(c, choice) for c, choice in enumerate(plan)], 1)
-
-    def value(self, c: int, choice: Choice, chosen: np.ndarray) -> float:
-        """The score of a class, pooled over some cases, given as (n cases) bool; -1 where it is undefined."""
-        value = self._score(self.counts(c, choice)[chosen].sum(0))
-        return -1.0 if np.isnan(value) else value
-
-    def score(self, totals: np.ndarray) -> float:
-        """The mean over classes of summed counts (n classes, n counts); nan where no class has one."""
-        values = [value for value in map(self._score, totals) if not np.isnan(value)]
-        return float(np.mean(values)) if values else float("nan")
-
-    def _score(self, row: np.ndarray) -> float:
-        counts = Counts(*row)
-        if self.score_name == "f1_dice":
-            return (counts.f1 + counts.dice) / 2
-        return getattr(counts, self.score_name)
-
-
 def size_edges(volumes_ml: np.ndarray, *, steps: int = 20, always: Sequence[float] = (0.05,)) -> tuple[float, ...]:
     """Candidates for edges: the quantiles 1/steps, 2/steps, ... of some volumes, in two digits, and 0.05 mL.
 
@@ -128,14 +68,6 @@ class Search:
     space: Space
     _chosen: dict[tuple[tuple[str, ...], bytes], Plan] = field(default_factory=dict)
     _binned: dict[tuple[int, bool, bool, bytes], Choice] = field(default_factory=dict)
-
-    def held_out(self, parts: tuple[str, ...], groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """(n cases, n classes, n counts) of plans fitted without the group that a case is in; zeros elsewhere."""
-        rows = np.zeros((len(chosen), self.table.n_classes, len(fields(Counts))))
-        for group in np.unique(groups[chosen]):
-            test = chosen & (groups == group)
-            rows[test] = self.table.plan_counts(self.choose(parts, chosen & ~test))[test]
-        return rows
 
     def choose(self, parts: tuple[str, ...], chosen: np.ndarray) -> Plan:
         """The plan that scores best on some cases; of equals the simplest."""
@@ -196,11 +128,6 @@ class Search:
         for (k, low), peak in product(enumerate(self.space.lows), self.space.peaks):
             if low <= peak:
                 yield replace(choice, sources=tuple(m + n * (k + 1) for m in choice.sources), peak=peak)
-
-
-def single_model(table: Table, model: int) -> Plan:
-    """One model for all classes and sizes."""
-    return (Choice((model,)),) * table.n_classes
 
 
 def _best(options: Sequence, value: Callable) -> object:

@@ -13,10 +13,12 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.data.workers import over_cases
-from nnunet_instance_trainers.ensemble_fitting.bin_search import Plan, Space, Table, size_edges
+from nnunet_instance_trainers.ensemble_fitting.bin_search import Space, size_edges
+from nnunet_instance_trainers.ensemble_fitting.count_table import Plan, Table
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models, find_cases, list_case
-from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Estimate, Fit, fit
+from nnunet_instance_trainers.ensemble_fitting.nested_fit import Fit, fit
 from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists
+from nnunet_instance_trainers.ensemble_fitting.score_intervals import Estimate
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan, Member
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.detection import OVERLAP, Rule

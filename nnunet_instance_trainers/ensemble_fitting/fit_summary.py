@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.text_tables import aligned
+from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice, outcome_of
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
 from nnunet_instance_trainers.ensemble_fitting.fit import Fitted
-from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Estimate
-from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, outcome_of
+from nnunet_instance_trainers.ensemble_fitting.score_intervals import Estimate
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.report.charts import ObjectCounts, objects_by_size
@@ -30,23 +31,13 @@ _REFUSED = {
 
 def format_fit(fitted: Fitted) -> str:
     """The estimates, a line each, and the answer."""
-    found, rows = fitted.fit, [(fitted.score, "95 %", "gain", "95 %", "f1_iou50", "volume_ratio")]
-    labels = ["on cases that were not fitted to"]
-    for estimate in found.models:
-        labels.append(estimate.name)
-        rows.append(_cells(estimate))
+    found = fitted.fit
+    rows = [("on cases that were not fitted to", fitted.score, "95 %", "gain", "95 %", "f1_iou50", "volume_ratio")]
+    rows += [(estimate.name, *_cells(estimate)) for estimate in found.models]
     for parts, estimate in found.procedures.items():
-        labels.append(f"  + {' + '.join(parts)}" if parts else "best single model")
-        rows.append(_cells(estimate))
-    labels.append("this fit, its choice included")
-    rows.append(_cells(found.whole))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    width = max(map(len, labels))
-    table = [
-        "  ".join([f"{label:<{width}}", *(f"{cell:>{w}}" for cell, w in zip(row, widths))])
-        for label, row in zip(labels, rows)
-    ]
-    return "\n".join([*table, "", *_answer(fitted)])
+        rows.append((f"  + {' + '.join(parts)}" if parts else "best single model", *_cells(estimate)))
+    rows.append(("this fit, its choice included", *_cells(found.whole)))
+    return "\n".join([aligned(rows), "", *_answer(fitted)])
 
 
 def _cells(estimate: Estimate) -> tuple[str, ...]:

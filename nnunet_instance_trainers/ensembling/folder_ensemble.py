@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.data.label_folders import case_names, find_labels, find_reader, read_dataset
+from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.ensembling.case_ensemble import Job, Row, ensemble_case
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
@@ -204,8 +205,4 @@ def format_sources(rows: Sequence[Row]) -> str:
     table = [["class", *columns]]
     for name in dict.fromkeys(row["class"] for row in rows):
         table.append([name, *(str(sum(row[column] for row in rows if row["class"] == name)) for column in columns)])
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return "\n".join(
-        "  ".join(f"{cell:>{w}}" if i else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in table
-    )
+    return aligned(table)

@@ -6,7 +6,6 @@ is written last: a folder that has one is whole.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.text_files import read_table
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]
@@ -104,13 +104,7 @@ class Output:
         Raises:
             UserError: it cannot be written.
         """
-        with (
-            write_atomically(self.folder / _TABLE) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as stream,
-        ):
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(self.folder / _TABLE, rows, list(rows[0]))
         with writing(self.place, REMEDY):
             for name, source in copies.items():
                 shutil.copyfile(source, self.folder / name)

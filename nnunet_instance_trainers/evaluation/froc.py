@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_instance_trainers.evaluation.comparing.ranking import FEWEST_CASES, interval
 from nnunet_instance_trainers.evaluation.detection import detect
+from nnunet_instance_trainers.evaluation.resampling import FEWEST_CASES, draw_cases, interval
 
 __all__ = ["RATES", "Candidates", "Curve", "Froc", "find_candidates", "froc", "froc_curve"]
 
@@ -126,7 +126,7 @@ def froc(
     """
     events, n = _Events(images), len(images)
     sensitivity = events.sensitivity_at(rates, np.ones(n))
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
+    draws = (times for some in draw_cases(n, resamples=samples, seed=seed) for times in some)
     drawn = np.array([events.sensitivity_at(rates, times) for times in draws]).reshape(samples, len(rates))
     drawn = drawn[~np.isnan(drawn).any(1) & (n >= FEWEST_CASES)]
     low, high = interval(drawn, level)

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.training.file_faults import GO_ON
 
 __all__ = ["EpochTable", "LossRecord"]
@@ -43,10 +44,7 @@ class EpochTable:
             self.columns += [name for name in reader.fieldnames or () if name not in self.columns]
 
     def write(self) -> None:
-        with write_atomically(self.file, GO_ON) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_table(self.file, self.rows, self.columns, GO_ON)
 
     def points(self, column: str) -> tuple[list[int], list[float]]:
         """The epochs in which a column has a value, and the values."""

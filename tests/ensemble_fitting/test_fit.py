@@ -15,10 +15,11 @@ from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.data.label_folders import find_labels
-from nnunet_instance_trainers.ensemble_fitting.bin_search import Space, Table
+from nnunet_instance_trainers.ensemble_fitting.bin_search import Space
+from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice
+from nnunet_instance_trainers.ensemble_fitting.count_table import Table
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import LOWS, Models, _above, find_cases, list_case
 from nnunet_instance_trainers.ensemble_fitting.fit import make_plan
-from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts

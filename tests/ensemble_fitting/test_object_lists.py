@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from geometry import SHAPES, random_labels
 
-from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, ObjectLists, count_choice, list_objects
+from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice, count_choice
+from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists, list_objects
 from nnunet_instance_trainers.ensembling.functional import ensemble_by_volume
 from nnunet_instance_trainers.evaluation.detection import Rule, detect
 from nnunet_instance_trainers.instances import label_components

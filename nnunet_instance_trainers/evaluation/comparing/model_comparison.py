@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import writing
-from nnunet_instance_trainers.evaluation.comparing.ranking import (
-    bootstrap,
-    dense_ranks,
-    holm,
-    interval,
-    mean_ranks,
-    paired_p,
-)
+from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, holm, mean_ranks, paired_p
+from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
 __all__ = ["ALL_CLASSES", "SCORES", "Pair", "Score", "Table", "compare", "write_comparison"]
@@ -171,9 +163,9 @@ def write_comparison(tables: Sequence[Table], folder: Path) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     columns = ["class", *Pair.__dataclass_fields__]
-    _write_csv(folder / "comparison.csv", comparison, list(comparison[0]))
-    _write_csv(folder / "ranks.csv", ranks, list(ranks[0]))
-    _write_csv(folder / "pairs.csv", pairs, columns)
+    write_table(folder / "comparison.csv", comparison, list(comparison[0]))
+    write_table(folder / "ranks.csv", ranks, list(ranks[0]))
+    write_table(folder / "pairs.csv", pairs, columns)
 
 
 # --- numbers -----------------------------------------------------------------------------------------------
@@ -266,16 +258,3 @@ def _test_pairs(
         corrected = holm([pair.p for pair in family])
         tested += [replace(pair, p_holm=float(p)) for pair, p in zip(family, corrected)]
     return tested
-
-
-def _write_csv(file: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    with write_atomically(file) as temporary, open(temporary, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float | np.floating):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return value

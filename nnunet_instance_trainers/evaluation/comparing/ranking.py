@@ -1,21 +1,18 @@
-"""Ranks, bootstrap intervals over cases, and paired tests: arrays in, arrays out."""
+"""Ranks and paired tests: arrays in, arrays out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["FEWEST_CASES", "bootstrap", "dense_ranks", "holm", "interval", "mean_ranks", "paired_p"]
+from nnunet_instance_trainers.evaluation.resampling import divide
 
-FEWEST_CASES = 5
-"""With fewer cases there is no interval: draws of so few say next to nothing of others."""
+__all__ = ["dense_ranks", "holm", "mean_ranks", "paired_p"]
 
 _DIGITS = 9
 _EXACT = 13
-_CHUNK = 4_000_000
 
 
 def dense_ranks(values: Sequence[float] | np.ndarray, better: str) -> np.ndarray:
@@ -51,46 +48,7 @@ def dense_ranks(values: Sequence[float] | np.ndarray, better: str) -> np.ndarray
 def mean_ranks(ranks: np.ndarray) -> np.ndarray:
     """The mean of each model's ranks (S, M) over the scores that have one; nan where none has."""
     known = ~np.isnan(ranks)
-    return _divide(np.where(known, ranks, 0).sum(0), known.sum(0))
-
-
-def bootstrap(numerator: np.ndarray, denominator: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Draw cases with replacement and compute sum(numerator) / sum(denominator) anew for each draw.
-
-    Every row sees the same draws, so differences between rows are paired. A mean over cases has a denominator of 1
-    where the case has a value and 0 where not; a pooled ratio has its counts.
-
-    Args:
-        numerator, denominator: (*R, N) for any rows and N cases; finite.
-        resamples: how many draws.
-        seed: the same seed gives the same draws for the same N.
-
-    Returns:
-        (resamples, *R) ratios; nan where a draw has a denominator of 0, and in rows in which fewer than
-        :data:`FEWEST_CASES` cases have another.
-    """
-    rows, n = numerator.shape[:-1], numerator.shape[-1]
-    above, below = (array.reshape(-1, n).T.astype(float) for array in (numerator, denominator))
-    generator = np.random.default_rng(seed)
-    step = max(1, min(resamples, _CHUNK // max(n, 1)))  # so that a hundred thousand cases fit into memory too
-    parts = []
-    for start in range(0, resamples, step):
-        times = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(float)
-        parts.append(_divide(times @ above, times @ below))
-    samples = np.concatenate(parts)
-    samples[:, np.count_nonzero(below, axis=0) < FEWEST_CASES] = np.nan
-    return samples.reshape(resamples, *rows)
-
-
-def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of bootstrapped values (resamples, *R), as (low, high); nan where no draw has a value."""
-    tail = (1 - confidence) / 2
-    flat = samples.reshape(len(samples), prod(samples.shape[1:]))
-    bounds = np.full((2, flat.shape[1]), np.nan)
-    known = ~np.isnan(flat).all(0)
-    bounds[:, known] = np.nanquantile(flat[:, known], (tail, 1 - tail), axis=0)
-    low, high = bounds.reshape(2, *samples.shape[1:])
-    return low, high
+    return divide(np.where(known, ranks, 0).sum(0), known.sum(0))
 
 
 def paired_p(first: np.ndarray, second: np.ndarray) -> float:
@@ -129,7 +87,3 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
     return adjusted
-
-
-def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below != 0)

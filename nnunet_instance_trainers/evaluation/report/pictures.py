@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import Table
-from nnunet_instance_trainers.evaluation.comparing.ranking import bootstrap, interval
 from nnunet_instance_trainers.evaluation.report import charts, looks
 from nnunet_instance_trainers.evaluation.report.charts import SizeCounts
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case
 from nnunet_instance_trainers.evaluation.report.tables import number
+from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, bin_names
 
 __all__ = ["Exhibit", "Picture", "case_pictures", "count_sizes", "dice_against_f1", "froc", "notes", "objects_by_size"]

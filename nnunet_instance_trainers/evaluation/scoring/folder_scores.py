@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.data.label_folders import Labels, case_names, find_labels, find_reader, read_dataset
+from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts
@@ -245,8 +246,4 @@ def format_table(evaluation: Evaluation) -> str:
     for key, name in names.items():
         values = [pooled[key][column] for column in (*columns, "dice")]
         rows.append((name, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values)))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in rows
-    )
+    return aligned(rows)

@@ -5,12 +5,10 @@ The summary is written last and removed first, so a folder that has one is whole
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.text_files import read_json, read_table
+from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["Evaluation", "bin_names", "check_output", "read_evaluation", "write_evaluation"]
@@ -103,7 +102,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         (folder / "froc.csv").unlink(missing_ok=True)
     for name in ("cases", "sizes", "objects", *(["froc"] if "froc" in evaluation.summary else [])):
         rows = getattr(evaluation, name)
-        _write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
+        write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
     with write_atomically(folder / _SUMMARY) as temporary:
         temporary.write_text(json.dumps(evaluation.summary, indent=4), encoding="utf-8")
 
@@ -130,17 +129,3 @@ def _value(name: str, cell: str) -> Any:
         return int(cell)
     except ValueError:
         return float(cell)
-
-
-def _write_table(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    with write_atomically(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-
-
-def _cell(value: Any) -> Any:
-    """Empty for nan; nine significant digits tell all probabilities of nnU-Net apart."""
-    if not isinstance(value, float):
-        return value
-    return "" if isnan(value) else f"{value:.9g}"

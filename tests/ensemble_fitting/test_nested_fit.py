@@ -7,9 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nnunet_instance_trainers.ensemble_fitting.bin_search import SCORES_TO_FIT, Search, Space, Table, size_edges
-from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Fit, cases_needed, fit
-from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, ObjectLists
+from nnunet_instance_trainers.ensemble_fitting.bin_search import Search, Space, size_edges
+from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice
+from nnunet_instance_trainers.ensemble_fitting.count_table import SCORES_TO_FIT, Table
+from nnunet_instance_trainers.ensemble_fitting.nested_fit import Fit, fit, held_out_counts
+from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists
+from nnunet_instance_trainers.ensemble_fitting.score_intervals import cases_needed
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.detection import Rule
 
@@ -205,7 +208,7 @@ def test_held_out_counts_come_from_plans_of_the_other_groups() -> None:
     made = cases(lambda random, ml, real: np.stack([noisy(random, real, np.full(len(ml), 0.7)) for _ in range(2)], 1))
     table, everything = Table(made), np.ones(N_CASES, bool)
     search = Search(table, Space(2, (0.02, 0.05, 0.2, 0.5)))
-    rows, differing = search.held_out(("bins",), GROUPS, everything), 0
+    rows, differing = held_out_counts(search, ("bins",), GROUPS, everything), 0
     for group in range(5):
         plan = search.choose(("bins",), group != GROUPS)
         differing += plan != search.choose(("bins",), everything)
