@@ -15,7 +15,7 @@ test: $(VENV)/.test          ## lint, types, site, fast tests, tests through nnU
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mkdocs build --strict
-	$(VENV)/bin/pytest -n 2 -m "not nnunet and not heavy"
+	$(VENV)/bin/pytest -n 2 --dist worksteal -m "not nnunet and not heavy"
 	$(VENV)/bin/pytest -n 2 --dist loadfile -m "nnunet and not heavy"
 
 $(VENV)/.%: setup.cfg pyproject.toml
