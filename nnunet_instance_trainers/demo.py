@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from tqdm import tqdm
@@ -90,6 +91,7 @@ def run_demo(folder: Path, data: Path | None, device: str) -> None:
             ],
         )
     _report(folder, raw, images, truth)
+    print(f"\nwhere the time went\n\n{steps.times()}")
 
 
 def _set_environment(folder: Path) -> None:
@@ -204,19 +206,19 @@ class _Steps:
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
-        self.count = 0
+        self.seconds: dict[str, float] = {}
         logs.mkdir(exist_ok=True)
 
     def run(self, title: str, command: Sequence[str], *, epochs: int = 0, **environment: str) -> None:
-        self.count += 1
-        log = self.logs / f"{self.count:02d}_{title.replace(' ', '_')}.log"
+        number, start = len(self.seconds) + 1, perf_counter()
+        log = self.logs / f"{number:02d}_{title.replace(' ', '_')}.log"
         search = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         program = shutil.which(command[0], path=search)
         if program is None:
             raise UserError(f"the command {command[0]} is not installed: install this package with pip")
         with (
             open(log, "w", buffering=1) as stream,
-            tqdm(total=epochs or 1, desc=f"{self.count}. {title}", unit="epoch" if epochs else "step") as bar,
+            tqdm(total=epochs or 1, desc=f"{number}. {title}", unit="epoch" if epochs else "step") as bar,
             subprocess.Popen(
                 [program, *command[1:]],
                 env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
@@ -233,6 +235,13 @@ class _Steps:
         if process.returncode != 0:
             last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
             raise UserError(f"'{' '.join(command)}' failed ({''.join(last)}): see {log}")
+        self.seconds[title] = perf_counter() - start
+
+    def times(self) -> str:
+        """A line for each step, and one for all."""
+        rows = [*self.seconds.items(), ("all steps", sum(self.seconds.values()))]
+        width = max(len(title) for title, _ in rows)
+        return "\n".join(f"{title:<{width}}  {seconds:5.0f} s" for title, seconds in rows)
 
 
 # --- result ------------------------------------------------------------------------------------------------

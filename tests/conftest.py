@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 pytest_plugins = ["nnunet_fixtures"]
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests run; two workers share the cores
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def run(command, folders=None, *, expect=0, **environment):
+def run(command, folders=None, *, expect=0, cwd=None, **environment):
     """Run a command of this environment and compare its exit status.
 
     nnU-Net's search knows nothing of this package unless ``nnUNet_extTrainer`` is given.
@@ -17,7 +17,7 @@ def run(command, folders=None, *, expect=0, **environment):
     clean["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), clean["PATH"]))
     environment = {**clean, **(folders.environment if folders else {}), **environment}
     result = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=900
+        [str(part) for part in command], env=environment, cwd=cwd, capture_output=True, text=True, timeout=900
     )
     assert result.returncode == expect, result.stdout[-2000:] + result.stderr[-4000:]
     return result

@@ -17,6 +17,12 @@ def test_the_settings_page_is_what_the_configuration_says():
     assert script["PAGE"].read_text() == script["page"](), "run python scripts/make_settings_page.py"
 
 
+def test_the_description_is_the_readme_without_links_that_die_elsewhere():
+    script = runpy.run_path(str(ROOT / "scripts" / "make_description.py"))
+    assert script["PAGE"].read_text() == script["page"](), "run python scripts/make_description.py"
+    assert not re.search(r"\]\((?!https?:)|<img", script["page"]())
+
+
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -40,7 +40,8 @@ def draw_cubes(shape: Sequence[int], sample: Tensor, centres: Tensor, reach: Seq
         (B, *S) bool. Drawn by widening the mask of centres axis by axis, so the cost does not depend on N.
     """
     picture = torch.zeros(tuple(shape), dtype=torch.bool, device=centres.device)
-    picture[(sample, *centres.T)] = True
+    occupied = (sample, *centres.T)  # a name of its own: mypy on Python 3.10 takes it for newer syntax inside []
+    picture[occupied] = True
     for axis, r in enumerate(reach, start=1):
         picture = widen(picture, axis, r)
     return picture
@@ -58,4 +59,5 @@ def count_around(mask: Tensor, sample: Tensor, centres: Tensor, reach: Sequence[
         for step in range(1, min(r, length - 1) + 1):
             counts.narrow(axis, step, length - step).add_(single.narrow(axis, 0, length - step))
             counts.narrow(axis, 0, length - step).add_(single.narrow(axis, step, length - step))
-    return counts[(sample, *centres.T)].long()
+    middle = (sample, *centres.T)
+    return counts[middle].long()

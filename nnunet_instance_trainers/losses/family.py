@@ -38,8 +38,7 @@ def instance_terms(
 ) -> dict[str, Tensor]:
     """All terms of the instance loss (Rachmadi et al. 2024, Eq. 11) from one labelling and one table.
 
-    Args:
-        As for the single terms.
+    Arguments are those of the single terms.
 
     Returns:
         ``pixel`` (the criterion over the whole image), ``instance_target``, ``instance_prediction``, ``center``,

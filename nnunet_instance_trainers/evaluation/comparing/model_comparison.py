@@ -116,7 +116,7 @@ def compare(models: Sequence[Evaluation], pairs: Sequence[tuple[str, str]] | Non
     volumes are added.
 
     Args:
-        models: from :func:`read_models`.
+        models: from :func:`~nnunet_instance_trainers.evaluation.comparing.evaluated_models.read_models`.
         pairs: names of models to test against each other; None tests each model against the first.
         seed: of the bootstrap.
     """

@@ -29,7 +29,7 @@ class CaseLoader:
     Pictures come with the axes superior, posterior, left wherever the file says how the patient lay.
 
     Args:
-        models: from :func:`read_models`.
+        models: from :func:`~nnunet_instance_trainers.evaluation.comparing.evaluated_models.read_models`.
         case: a case of theirs.
 
     Raises:
