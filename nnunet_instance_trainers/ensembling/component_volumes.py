@@ -51,7 +51,7 @@ def find_components(segmentation: np.ndarray, spacing_mm: Sequence[float]) -> Co
     if len(spacing_mm) != segmentation.ndim:
         raise ValueError(f"expected a spacing for each axis of shape {segmentation.shape}, got {tuple(spacing_mm)}")
     ids, n = label_components(segmentation)
-    voxels = np.bincount(ids.ravel(), minlength=n + 1)[1:]
+    voxels = np.bincount(ids[ids > 0], minlength=n + 1)[1:]  # of the whole it would make a copy in 64 bits
     return Components(ids, voxels * (prod(map(float, spacing_mm)) / 1000))
 
 

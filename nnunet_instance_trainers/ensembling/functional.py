@@ -64,10 +64,14 @@ def majority_vote(segmentations: Sequence[np.ndarray], votes: int | None = None)
     if not 1 <= votes <= len(segmentations):
         raise ValueError(f"{votes} votes of {len(segmentations)} segmentations are impossible")
     check_shapes(segmentations)
+    if len(segmentations) == 1:
+        return segmentations[0]
     result = np.zeros_like(segmentations[0])
-    most = np.full(result.shape, votes - 1, dtype=np.uint16)
+    most = np.full(result.shape, votes - 1, dtype=np.min_scalar_type(len(segmentations)))
     for label in np.unique([label for image in segmentations for label in np.unique(image) if label]):
-        count = sum((image == label).astype(np.uint16) for image in segmentations)
+        count = np.zeros_like(most)
+        for image in segmentations:
+            count += image == label
         result[count > most] = label
         np.maximum(most, count, out=most)
     return result
