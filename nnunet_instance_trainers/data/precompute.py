@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from nnunet_instance_trainers.data.map_store import (
     maps_folder,
     remove_unfinished,
 )
-from nnunet_instance_trainers.data.preprocessed_files import preprocess_command
+from nnunet_instance_trainers.data.preprocessed_files import preprocess_command, preprocessed_cases
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError, writing
 
@@ -75,7 +74,7 @@ def precompute(dataset_name: str, configurations: Sequence[str] | None, plans_na
 def precompute_configuration(dataset_name: str, configuration: str, manager: PlansManager, n_processes: int) -> str:
     """Make the maps of one configuration and return the closing line about them."""
     job = _job(dataset_name, configuration, manager)
-    cases = _cases(job.preprocessed)
+    cases = preprocessed_cases(job.preprocessed)
     folder = maps_folder(job.preprocessed)
     with writing(folder):
         folder.mkdir(exist_ok=True)
@@ -126,15 +125,3 @@ def _job(dataset_name: str, configuration: str, manager: PlansManager) -> Job:
         channels=tuple(settings.channels(dataset["labels"], labels.has_regions)),
         remedy=preprocess_command(dataset_name, configuration, manager.plans_name),
     )
-
-
-def _cases(preprocessed: Path) -> list[str]:
-    if any(preprocessed.glob("*.npz")):
-        raise UserError(
-            f"{preprocessed} is in nnU-Net's old numpy format, which carries no instance maps: run "
-            "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
-        )
-    cases = sorted(nnUNetDatasetBlosc2.get_identifiers(str(preprocessed)))
-    if not cases:
-        raise UserError(f"no preprocessed cases in {preprocessed}: run 'nnUNetv2_preprocess' first")
-    return cases
