@@ -9,7 +9,16 @@ from pathlib import Path
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["VARIABLE", "check_torchvision", "discovery_folder", "link", "link_file", "set_variable", "unlink"]
+__all__ = [
+    "VARIABLE",
+    "check_torchvision",
+    "discovery_folder",
+    "link",
+    "link_file",
+    "link_state",
+    "set_variable",
+    "unlink",
+]
 
 VARIABLE = "nnUNet_extTrainer"
 
@@ -63,6 +72,18 @@ def link() -> Path:
             temporary.unlink()
         raise UserError(_cannot(path, error)) from None
     return path
+
+
+def link_state() -> str:
+    """``"none"``, ``"current"``, or ``"stale"``: a link of another version, or one that leads nowhere.
+
+    Raises:
+        UserError: nnunetv2 is not installed.
+    """
+    path = link_file()
+    if not path.is_file():
+        return "stale" if path.is_symlink() else "none"
+    return "current" if path.read_text(errors="replace") == _LINK else "stale"
 
 
 def unlink() -> Path | None:

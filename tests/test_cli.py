@@ -71,6 +71,7 @@ def test_help_and_path_import_nothing_heavy() -> None:
     commands = (
         "path",
         "link",
+        "check",
         "configure",
         "precompute",
         "evaluate",
@@ -94,7 +95,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
         cli.main(["--help"])
     assert info.value.code == 0
     listed = re.findall(r"^    ([\w-]+)", capsys.readouterr().out, re.MULTILINE)
-    known = {"path", "link", "unlink", "trainers", "train", "predict", "configure", "precompute", "demo"}
+    known = {"path", "link", "unlink", "check", "trainers", "train", "predict", "configure", "precompute", "demo"}
     assert known | {"evaluate", "compare", "report", "fit-ensemble", "ensemble"} <= set(listed)
 
 
@@ -379,3 +380,57 @@ def test_a_mistake_in_a_shell_gives_one_line_and_status_1(preprocessed: Path, da
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("nnunet-instance: error: ") and str(preprocessed) in line
+
+
+# --- check ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list:
+    """What the look at the installation gives: filled by a test."""
+    from nnunet_instance_trainers.checking import installation
+
+    findings: list = []
+
+    def check_installation() -> list:
+        print("nnU-Net says something")
+        return findings
+
+    monkeypatch.setattr(installation, "check_installation", check_installation)
+    return findings
+
+
+def test_check_prints_a_line_each_and_ends_with_1_on_a_problem(found: list, capsys: pytest.CaptureFixture) -> None:
+    from nnunet_instance_trainers.checking.findings import Finding
+
+    found += [Finding("ok", "version", "1"), Finding("warning", "link", "old", "renew it")]
+    cli.main(["check"])
+    assert capsys.readouterr().out == "ok       version: 1\nwarning  link: old: renew it\n"
+    found.append(Finding("problem", "nnUNet_raw", "is not set", "export it"))
+    with pytest.raises(SystemExit) as info:
+        cli.main(["check", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert info.value.code == 1
+    assert printed[-1] == {"level": "problem", "topic": "nnUNet_raw", "text": "is not set", "remedy": "export it"}
+
+
+@pytest.mark.nnunet
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["-d", "28", "-c", "2d"], "there is no dataset 28"),
+        (["-d", "27", "-c", "2d", "-p", "Other"], "is not preprocessed with plans 'Other'"),
+        (["-d", "27", "-c", "2d", "-tr", "nnUNetTrainerBlop"], "this package has no trainer 'nnUNetTrainerBlop'"),
+    ],
+)
+def test_check_names_what_is_not_there(
+    arguments: list[str], text: str, found: list, preprocessed: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as info:
+        cli.main(["check", *arguments])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert info.value.code == 1 and line.startswith("problem  training: ") and text in line
+
+
+def test_check_wants_both_dataset_and_configuration() -> None:
+    assert exit_line("check", "-d", "27").startswith("-d and -c belong together")

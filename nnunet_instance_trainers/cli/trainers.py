@@ -79,15 +79,11 @@ def _trainers(arguments: argparse.Namespace) -> None:
 
 
 def _print_labellers() -> None:
-    import torch
+    from nnunet_instance_trainers.checking.installation import labellers
 
-    from nnunet_instance_trainers.instances import labeller
-
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    mps = [torch.device("mps")] if torch.backends.mps.is_available() else []
     print("\ncomponents of predictions are numbered by")
-    for device in (torch.device("cpu"), *gpus, *mps):
-        print(f"  {device!s:6}  {labeller(device)}")
+    for device, way in labellers():
+        print(f"  {device:6}  {way}")
 
 
 def pass_through(command: str, arguments: Sequence[str]) -> None:

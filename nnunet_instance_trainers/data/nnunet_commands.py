@@ -1,10 +1,10 @@
-"""nnU-Net's commands as error messages name them."""
+"""Commands that error messages name, nnU-Net's and ours."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["dataset_id", "plan_command", "preprocess_command"]
+__all__ = ["dataset_id", "plan_command", "precompute_command", "preprocess_command"]
 
 
 def dataset_id(dataset_name: str) -> str:
@@ -26,3 +26,8 @@ def plan_command(dataset_name: str) -> str:
 def preprocess_command(dataset_name: str, configuration: str, plans_name: str) -> str:
     """The command that makes the files of a configuration anew."""
     return f"nnUNetv2_preprocess -d {dataset_id(dataset_name)} -plans_name {plans_name} -c {configuration}"
+
+
+def precompute_command(dataset_name: str, configuration: str, plans_name: str) -> str:
+    """The command that makes the instance maps of a configuration anew."""
+    return f"nnunet-instance precompute -d {dataset_id(dataset_name)} -c {configuration} -p {plans_name}"

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from nnunet_instance_trainers.data.label_folders import read_dataset
 from nnunet_instance_trainers.data.map_checks import is_current
 from nnunet_instance_trainers.data.map_store import Manifest, maps_folder, remove_unfinished
 from nnunet_instance_trainers.data.nnunet_commands import plan_command, preprocess_command
+from nnunet_instance_trainers.data.preprocessed_files import preprocessed_cases
 from nnunet_instance_trainers.data.raw_files import RawFiles
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError, writing
@@ -77,7 +77,7 @@ def precompute_configurations(
     """
     configuration = configurations[0]
     job = _job(dataset_name, configurations, manager)
-    cases = _cases(job.preprocessed)
+    cases = preprocessed_cases(job.preprocessed)
     folder = maps_folder(job.preprocessed)
     with writing(folder):
         folder.mkdir(exist_ok=True)
@@ -132,15 +132,3 @@ def _job(dataset_name: str, configurations: Sequence[str], manager: PlansManager
         channels=tuple(sorted(channels)),
         remedy=preprocess_command(dataset_name, configurations[0], manager.plans_name),
     )
-
-
-def _cases(preprocessed: Path) -> list[str]:
-    if any(preprocessed.glob("*.npz")):
-        raise UserError(
-            f"{preprocessed} is in nnU-Net's old numpy format, which carries no instance maps: run "
-            "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
-        )
-    cases = sorted(nnUNetDatasetBlosc2.get_identifiers(str(preprocessed)))
-    if not cases:
-        raise UserError(f"no preprocessed cases in {preprocessed}: run 'nnUNetv2_preprocess' first")
-    return cases

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import blosc2
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["check_preprocessed", "check_splits"]
+__all__ = ["check_preprocessed", "check_previous_stage", "check_splits", "preprocessed_cases"]
 
 _OPENERS = {
     ".b2nd": lambda path: blosc2.open(path, mode="r"),
@@ -20,6 +21,39 @@ _OPENERS = {
     ".pkl": load_pickle,
 }
 """How to see that a file is whole. Images are opened and not read: all of a dataset would take minutes."""
+
+
+def preprocessed_cases(folder: Path) -> list[str]:
+    """The cases of a folder that nnU-Net preprocessed, sorted.
+
+    Raises:
+        UserError: there are none, or they are in nnU-Net's old numpy format.
+    """
+    if any(folder.glob("*.npz")):
+        raise UserError(
+            f"{folder} is in nnU-Net's old numpy format, which carries no instance maps: run "
+            "'nnUNetv2_preprocess' again with nnU-Net 2.8 or newer"
+        )
+    cases = sorted(nnUNetDatasetBlosc2.get_identifiers(str(folder)))
+    if not cases:
+        raise UserError(f"no preprocessed cases in {folder}: run 'nnUNetv2_preprocess' first")
+    return cases
+
+
+def check_previous_stage(folder: str | Path, cases: Iterable[str], stage: str, trainer: str) -> None:
+    """Check that the previous stage of a cascade predicted every case.
+
+    nnU-Net itself would stop at the first case that it draws, and not say whose prediction is missing.
+
+    Raises:
+        UserError: naming the first case without a prediction.
+    """
+    missing = sorted(set(cases) - {path.stem for path in Path(folder).glob("*")})
+    if missing:
+        raise UserError(
+            f"case {missing[0]!r}: no prediction of the previous stage in {folder}: train {stage!r} with the same "
+            f"trainer, {trainer}, in all folds, or run its validation again with --val"
+        )
 
 
 def check_preprocessed(folder: str | Path, cases: Iterable[str], remedy: str, *, read: bool = True) -> None:

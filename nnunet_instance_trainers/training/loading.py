@@ -11,8 +11,8 @@ from torch import distributed
 from nnunet_instance_trainers.data.instance_dataset import InstanceDataset, SampledDataset
 from nnunet_instance_trainers.data.map_checks import verify
 from nnunet_instance_trainers.data.map_store import Manifest, maps_folder
-from nnunet_instance_trainers.data.nnunet_commands import dataset_id, preprocess_command
-from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed, check_splits
+from nnunet_instance_trainers.data.nnunet_commands import precompute_command, preprocess_command
+from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed, check_previous_stage, check_splits
 from nnunet_instance_trainers.data.sampling import InstanceSampler
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError
@@ -80,7 +80,12 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
         is_current_format = issubclass(self.dataset_class, nnUNetDatasetBlosc2)
         cases = sorted(map(str, {*training.identifiers, *validation.identifiers}))  # nnU-Net's may be NumPy's
         if self.is_cascaded:
-            self._check_previous_stage(cases)
+            check_previous_stage(
+                self.folder_with_segs_from_previous_stage,
+                cases,
+                self.configuration_manager.previous_stage_name,
+                type(self).__name__,
+            )
         if not is_current_format and (self._needs_tables or self.instance_source == "patch"):
             raise UserError(
                 f"{self.preprocessed_dataset_folder} is in nnU-Net's old numpy format: run "
@@ -126,17 +131,6 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
         keys = {channel: regions[channel] if regions else channel for channel in self.instance_channels}
         return InstanceSampler(folder, keys, regions is not None, power)
 
-    def _check_previous_stage(self, cases: list[str]) -> None:
-        """nnU-Net itself would stop at the first case that it draws, and not say whose prediction is missing."""
-        folder = Path(self.folder_with_segs_from_previous_stage)
-        missing = sorted(set(cases) - {path.stem for path in folder.glob("*")})
-        if missing:
-            stage = self.configuration_manager.previous_stage_name
-            raise UserError(
-                f"case {missing[0]!r}: no prediction of the previous stage in {folder}: train {stage!r} with the same "
-                f"trainer, {type(self).__name__}, in all folds, or run its validation again with --val"
-            )
-
     def _check_files(self, cases: list[str], *, read: bool = True) -> None:
         """Check the files that the training reads; with ``read`` nnU-Net's are opened too."""
         manager, folder = self.plans_manager, self.preprocessed_dataset_folder
@@ -171,10 +165,7 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
     @property
     def _precompute_command(self) -> str:
         manager = self.plans_manager
-        return (
-            f"nnunet-instance precompute -d {dataset_id(manager.dataset_name)} -c {self.configuration_name} "
-            f"-p {manager.plans_name}"
-        )
+        return precompute_command(manager.dataset_name, self.configuration_name, manager.plans_name)
 
     @property
     def n_regions(self) -> int:

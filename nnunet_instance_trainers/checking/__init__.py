@@ -1,0 +1,1 @@
+"""A doctor for the installation and for a training that is to come."""
