@@ -5,10 +5,9 @@ image checked against both.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from inspect import isabstract
 from pathlib import Path
@@ -20,7 +19,9 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy import ndimage
 
-from nnunet_instance_trainers.data.label_reading import read_labels, refuse_detached, same_geometry
+from nnunet_instance_trainers.data.label_reading import read_labels
+from nnunet_instance_trainers.data.text_files import read_json
+from nnunet_instance_trainers.data.whole_files import check_whole
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = [
@@ -28,13 +29,11 @@ __all__ = [
     "Labels",
     "box_around",
     "case_names",
-    "check_grid",
     "find_labels",
     "find_reader",
     "is_2d",
     "read_dataset",
     "read_known_labels",
-    "read_probabilities",
     "voxel_volume_ml",
 ]
 
@@ -87,11 +86,11 @@ def read_dataset(file: Path, remedy: str = "give the right one with -djfile") ->
         UserError: it is none.
     """
     try:
-        dataset = json.loads(file.read_text())
+        dataset = read_json(file, remedy)
         # The ending becomes part of paths and of patterns of file names.
         if not isinstance(dataset["labels"], dict) or not re.fullmatch(r"[\w.-]+", dataset["file_ending"]):
             raise ValueError("not as nnU-Net writes it")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (UserError, ValueError, TypeError, KeyError):
         raise UserError(f"{file} is no dataset.json of nnU-Net: {remedy}") from None
     return dataset
 
@@ -146,13 +145,16 @@ def find_reader(dataset: dict[str, Any], example: Path) -> type[BaseReaderWriter
     Raises:
         UserError: none can open the example.
     """
-    refuse_detached(example)
+    check_whole(example)
     # nnU-Net tries its readers on the file and prints the traceback of each that fails.
-    with redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
             reader = determine_reader_writer_from_dataset_json(dataset, str(example), verbose=False)
         except RuntimeError:
-            raise UserError(f"no reader of nnU-Net can open {example}: save it again") from None
+            raise UserError(
+                f"no reader of nnU-Net can open {example}: it reads flat images from .png, .bmp and .tif, volumes from "
+                ".nii.gz, .nii, .nrrd, .mha, .gipl, .tif and .tiff; save it so, with 'file_ending' in dataset.json"
+            ) from None
     # nnU-Net takes anything that its modules of readers know by the name in dataset.json.
     if not (isinstance(reader, type) and issubclass(reader, BaseReaderWriter)) or isabstract(reader):
         raise UserError(f"{dataset['overwrite_image_reader_writer']!r} in dataset.json is no reader: correct it")
@@ -170,64 +172,19 @@ def read_known_labels(
     Raises:
         UserError: it cannot be read, or has another label.
     """
-    labels, geometry = read_labels(reader, path, case, np.int32)
+    labels, geometry = read_labels(reader, path, case, None)
     known = sorted(known)
     present = set()
-    for plane in labels:  # the whole at once would take as much memory again
-        plane = plane.ravel()
-        small = len(plane) and plane.min() >= 0 and plane.max() < 2**16
-        present.update(np.flatnonzero(np.bincount(plane)).tolist() if small else np.unique(plane).tolist())
+    for plane in labels:  # the whole at once would take much memory
+        small = plane.dtype in (np.uint8, np.uint16)
+        present.update((np.flatnonzero(np.bincount(plane.ravel())) if small else np.unique(plane)).tolist())
     unknown = sorted(present - set(known))
     if unknown:
         raise UserError(
             f"case {case!r}: {path} has label {unknown[0]}, which dataset.json does not know (it has "
             f"{', '.join(map(str, known))}): correct the file, or give the right dataset.json with -djfile"
         )
-    return labels.astype(np.min_scalar_type(max(present, default=0))), geometry
-
-
-def check_grid(
-    path: Path,
-    case: str,
-    image: np.ndarray,
-    own: dict,
-    target: np.ndarray,
-    geometry: dict,
-    other: str = "its ground truth",
-) -> None:
-    """Refuse an image that does not lie on the grid of another one.
-
-    Raises:
-        UserError: shape, spacing, origin or direction differ.
-    """
-    if image.shape != target.shape:
-        raise UserError(f"case {case!r}: {path} has shape {image.shape}, {other} {target.shape}: save it on that grid")
-    if not same_geometry(own, geometry):
-        raise UserError(
-            f"case {case!r}: {path} differs from {other} in spacing, origin or direction: save it on that grid, or "
-            "copy the header if only that is wrong"
-        )
-
-
-def read_probabilities(path: Path, case: str, shape: tuple[int, ...], n_channels: int) -> np.ndarray:
-    """nnU-Net's probabilities (C, *S), which it saves on the grid of the image as its reader gives it.
-
-    Raises:
-        UserError: they cannot be read, or have another shape or fewer channels.
-    """
-    try:
-        with np.load(path) as archive:
-            probabilities = archive["probabilities"]
-    except Exception:  # a damaged archive raises many kinds
-        raise UserError(
-            f"case {case!r}: cannot read probabilities from {path}: predict again with --save_probabilities"
-        ) from None
-    if probabilities.shape[1:] != shape or len(probabilities) < n_channels:
-        raise UserError(
-            f"case {case!r}: {path} has probabilities of shape {probabilities.shape}, expected "
-            f"{(n_channels, *shape)}: predict again with --save_probabilities"
-        )
-    return probabilities
+    return labels, geometry
 
 
 def is_2d(shape: Sequence[int], spacing: Sequence[float]) -> bool:

@@ -1,78 +1,134 @@
-"""Label images of cases, read with nnU-Net's own readers."""
+"""The gate: every image, label image and instance map of a command is read here, with nnU-Net's own readers.
+
+What is not whole, has several channels or holds anything but whole numbers where labels are wanted is refused.
+"""
 
 from __future__ import annotations
 
-import re
-from itertools import takewhile
-from mmap import ACCESS_READ, mmap
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from nnunet_instance_trainers.data.grids import geometry_difference
+from nnunet_instance_trainers.data.whole_files import check_whole
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["check_ids", "read_labels", "refuse_detached", "same_geometry"]
+__all__ = ["check_ids", "read_image", "read_labels", "same_geometry"]
 
-# What names another file as the data.
-_META = re.compile(rb"ElementDataFile(?![ \t]*[=:][ \t]*(?:LOCAL|Local|local)[ \t]*\r?\n)")
-_NRRD = re.compile(rb"(?im)^\s*data\s*file\s*:")
+# How far from a whole number a label may be: headers hold a slope of 1 in single precision, so large ids are further.
+_FRACTION, _SLOPE, _HALF = 1e-3, 2e-6, 0.25
 
 
 def read_labels(
-    reader: BaseReaderWriter, path: Path, case: str, dtype: type[np.integer] = np.int64
-) -> tuple[np.ndarray, dict]:
+    reader: BaseReaderWriter, path: Path, case: str, dtype: type[np.integer] | None = np.int64
+) -> tuple[np.ndarray, dict[str, Any]]:
     """A label or id image (*S) and its geometry.
 
+    Args:
+        reader: an instance of nnU-Net's class.
+        path: of the file.
+        case: its name, for messages.
+        dtype: of the result; None for the shortest that holds it.
+
     Raises:
-        UserError: the file cannot be read, or is the header of another one.
+        UserError: the file is not whole, cannot be read, is the header of another one, has channels that differ, or
+            values that are no whole numbers.
     """
-    refuse_detached(path)
+    image, geometry = _read(reader, [path], case, "read_seg")
+    different = [c for c in range(1, len(image)) if not np.array_equal(image[c], image[0])]
+    if different and not (len(image) == 4 and different == [3] and reader.__class__.__name__ == "NaturalImage2DIO"):
+        raise UserError(
+            f"case {case!r}: {path} has {len(image)} channels that differ, and labels need one: save one number for "
+            "each voxel, no colours"
+        )
+    labels = _whole_numbers(image[0], path, case)
+    return labels if dtype is None else labels.astype(dtype), geometry
+
+
+def read_image(reader: BaseReaderWriter, files: Sequence[Path], case: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """The channels (C, *S) float32 of an input image, from one file each or from one with several, and its geometry.
+
+    Raises:
+        UserError: a file is not whole, cannot be read, or is the header of another one.
+    """
+    return _read(reader, files, case, "read_images")
+
+
+def _read(reader: BaseReaderWriter, files: Sequence[Path], case: str, method: str) -> tuple[np.ndarray, dict[str, Any]]:
+    path = files[0]
     try:
-        image, geometry = reader.read_seg(str(path))
+        for file in files:
+            check_whole(file)
+        names = [str(file) for file in files]
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints what it raises, and a warning for a TIFF without spacing
+            image, geometry = getattr(reader, method)(names[0] if method == "read_seg" else names)
+    except UserError as error:
+        raise UserError(f"case {case!r}: {error}") from None
     except Exception as error:  # each reader raises its own kind
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(f"case {case!r}: cannot read {path} ({reason[0]}): save it again") from None
-    labels = image[0]
-    if np.issubdtype(labels.dtype, np.floating):
-        np.rint(labels, out=labels)
-    return labels.astype(dtype), geometry
+        raise UserError(f"case {case!r}: cannot read {path} ({_reason(error, reader)}") from None
+    if image.ndim != 4 or len(geometry["spacing"]) != 3:
+        raise UserError(
+            f"case {case!r}: {path} has several values in each voxel, which nnU-Net takes for another axis: save one "
+            "number for each voxel"
+        )
+    if not image.size:
+        raise UserError(f"case {case!r}: {path} has no voxels: save it again")
+    return image, geometry
 
 
-def refuse_detached(path: Path) -> None:
-    """Refuse an image whose header says that its voxels are in another file, which could be any of this machine's.
+def _reason(error: Exception, reader: BaseReaderWriter) -> str:
+    """What a reader says and what to do, from the bracket on."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    if "orthonormal" in str(error):
+        return (
+            "its axes are not at right angles, which SimpleITK refuses): correct the header, or set "
+            '"overwrite_image_reader_writer": "NibabelIO" in dataset.json'
+        )
+    own = type(reader)
+    endings = ", ".join(own.supported_file_endings)
+    return f"{lines[-1].strip()}): save it as {own.__name__} of nnU-Net reads it, one image of 2 or 3 axes in {endings}"
+
+
+def _whole_numbers(values: np.ndarray, path: Path, case: str) -> np.ndarray:
+    """Float32 labels (*S) in the shortest type that holds them; plane by plane, so that little memory is needed.
 
     Raises:
-        UserError: it does.
+        UserError: they are no whole numbers.
     """
-    detached = {".mha": _meta, ".mhd": _meta, ".nrrd": _nrrd, ".nhdr": _nrrd}.get(path.suffix.lower())
-    if detached is None or not path.is_file() or path.stat().st_size == 0:
-        return
-    with open(path, "rb") as stream:
-        if detached(stream):
-            raise UserError(f"{path} is the header of another file: save it in one file")
+    labels = np.empty(values.shape, np.uint8)
+    for place, plane in enumerate(values):
+        with np.errstate(invalid="ignore"):  # infinity has no distance, and NaN is no number
+            whole = np.rint(plane)
+            distance = np.abs(plane - whole)
+            if not distance.max() <= _FRACTION:
+                _refuse_fractions(plane, distance, path, case)
+            whole = whole.astype(np.int32)
+        for extreme in (int(whole.min()), int(whole.max())):
+            needed = np.promote_types(labels.dtype, np.min_scalar_type(extreme))
+            if needed != labels.dtype:
+                labels = labels.astype(needed)
+        labels[place] = whole
+    return labels
 
 
-def _meta(stream: BinaryIO) -> bool:
-    """Look in the whole file: where ITK's parser takes a line for the header's last, odd lines before it decide."""
-    with mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
-        return _META.search(content) is not None
+def _refuse_fractions(plane: np.ndarray, distance: np.ndarray, path: Path, case: str) -> None:
+    far = ~(distance <= np.minimum(_FRACTION + _SLOPE * np.abs(plane), _HALF))
+    if far.any():
+        value = plane[far][0]
+        advice = "give a segmentation, not probabilities or one that was resampled linearly"
+        if not np.isfinite(value):
+            advice = "set such voxels to a label"
+        raise UserError(f"case {case!r}: {path} has the value {value:.6g}, which is no label: {advice}")
 
 
-def _nrrd(stream: BinaryIO) -> bool:
-    """Look in the header, which an empty line ends."""
-    lines = (line.replace(b"\r", b"\n") for line in stream)
-    return any(_NRRD.search(line) for line in takewhile(bytes.strip, lines))
-
-
-def same_geometry(a: object, b: object) -> bool:
-    """Whether two readers' geometries, nested dictionaries of numbers and names, agree up to rounding in the header."""
-    if isinstance(a, str) or isinstance(b, str):
-        return a == b
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same_geometry(a[key], b[key]) for key in a)
-    return np.allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), rtol=1e-4, atol=1e-3)
+def same_geometry(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two geometries of one reader agree up to rounding in the header."""
+    return not geometry_difference(a, b)
 
 
 def check_ids(ids: np.ndarray, path: Path, case: str) -> None:

@@ -11,19 +11,19 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from scipy import ndimage
 
+from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_folders import (
     ForegroundClass,
     Labels,
     box_around,
     case_names,
-    check_grid,
     find_labels,
     find_reader,
     read_dataset,
     read_known_labels,
-    read_probabilities,
     voxel_volume_ml,
 )
+from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists, list_objects
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.scoring.case_scores import read_instances
@@ -112,13 +112,12 @@ def list_case(job: ListJob, case: str) -> list[ObjectLists]:
     if job.instances is not None:
         annotated = read_instances(reader, job.instances / name, case, labels.classes, target, geometry)
     predictions, probabilities = [], []
-    n_channels = max(c.channel for c in labels.classes) + 1
     for folder in job.folders[case]:
         prediction, own = read_known_labels(reader, folder / name, case, labels.known)
         check_grid(folder / name, case, prediction, own, target, geometry)
         predictions.append(prediction)
         if job.lows:
-            probabilities.append(read_probabilities(folder / f"{case}.npz", case, target.shape, n_channels))
+            probabilities.append(read_probabilities(folder / f"{case}.npz", case, target.shape, labels.classes))
     ignored = np.isin(target, ignore)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     lists = []

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_folders import (
     ForegroundClass,
     Labels,
     box_around,
-    check_grid,
     is_2d,
     read_known_labels,
-    read_probabilities,
 )
+from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.ensembling.functional import (
     Sources,
@@ -146,8 +146,7 @@ def _masks(job: Job, case: str, images: dict[str, list[np.ndarray]]) -> dict[tup
 def _hysteresis(
     job: Job, case: str, folder: Path, image: np.ndarray, classes: Sequence[ForegroundClass]
 ) -> dict[str, np.ndarray]:
-    n_channels = max(c.channel for c in job.labels.classes) + 1
-    probabilities = read_probabilities(folder / f"{case}.npz", case, image.shape, n_channels)
+    probabilities = read_probabilities(folder / f"{case}.npz", case, image.shape, job.labels.classes)
     masks = {}
     for c in classes:
         low, high = job.plan.hysteresis[c.key] or (0.5, 0.5)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_instance_trainers.data.label_folders import find_reader
-from nnunet_instance_trainers.data.label_reading import read_labels, refuse_detached
+from nnunet_instance_trainers.data.label_reading import read_image, read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.detection import Rule, detect
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, view
@@ -61,8 +61,7 @@ class CaseLoader:
         file = folder / f"{self.case}_0000{self.ending}"
         if not file.is_file():
             raise UserError(f"{folder} has no {file.name}: give the folder with the images of the evaluated cases")
-        refuse_detached(file)
-        channels = self._reader().read_images((str(file),))[0]
+        channels, _ = read_image(self._reader(), [file], self.case)
         if channels.shape[1:] != self.reference.shape:
             raise UserError(
                 f"case {self.case!r}: {file} has shape {channels.shape[1:]}, its ground truth {self.reference.shape}: "

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_folders import (
     ForegroundClass,
     box_around,
-    check_grid,
     read_known_labels,
-    read_probabilities,
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
@@ -90,7 +90,9 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     annotated = None
     if job.instances is not None:
         annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
-    probabilities = None if job.froc is None else _read_probabilities(job, case, target.shape)
+    probabilities = None
+    if job.froc is not None:
+        probabilities = read_probabilities(job.predictions / f"{case}.npz", case, target.shape, job.classes)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
     result = CaseResult()
@@ -128,7 +130,7 @@ def read_instances(
     Raises:
         UserError: they cannot be read, or do not fit it.
     """
-    ids, own = read_labels(reader, path, case, np.int32)
+    ids, own = read_labels(reader, path, case, None)
     check_grid(path, case, ids, own, target, geometry)
     check_ids(ids, path, case)
     foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
@@ -144,11 +146,6 @@ def read_instances(
             f"case {case!r}: {path} has ids in {stray} voxels that its ground truth calls background: set them to 0"
         )
     return ids
-
-
-def _read_probabilities(job: Job, case: str, shape: tuple[int, ...]) -> np.ndarray:
-    n_channels = max(evaluated.channel for evaluated in job.classes) + 1
-    return read_probabilities(job.predictions / f"{case}.npz", case, shape, n_channels)
 
 
 def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float]) -> Iterator[dict[str, Any]]:
