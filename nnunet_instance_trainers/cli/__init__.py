@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from nnunet_instance_trainers import __version__
-from nnunet_instance_trainers.cli import demo, ensembling, preparation, scoring, trainers
+from nnunet_instance_trainers.cli import challenges, demo, ensembling, preparation, scoring, trainers
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 
 __all__ = ["main"]
@@ -38,6 +38,6 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (trainers, preparation, scoring, ensembling, demo):
+    for group in (trainers, preparation, scoring, challenges, ensembling, demo):
         group.add_commands(add)
     return parser

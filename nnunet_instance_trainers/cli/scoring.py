@@ -75,6 +75,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
+
+    if are_results(arguments.models):
+        _compare_results(arguments)
+        return
     from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
     from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare, write_comparison
 
@@ -87,6 +92,27 @@ def _compare(arguments: argparse.Namespace) -> None:
     for m, name in enumerate(names):
         ranks = "".join(f"{values[m]:6.2f}" for values in tables[0].mean_ranks.values())
         print(f"{name:{width}}{ranks}{tables[0].mean['volume_ratio'][m]:14.2f}{tables[0].mean['f1_iou50'][m]:15.3f}")
+    print(f"wrote comparison.csv, ranks.csv and pairs.csv to {arguments.o}")
+
+
+def _compare_results(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.challenges.comparison import (
+        compare_results,
+        read_results,
+        write_comparison,
+    )
+    from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs
+
+    results = read_results(arguments.models)
+    names, challenge = [result.name for result in results], results[0].challenge
+    tables = compare_results(results, None if arguments.pairs is None else parse_pairs(arguments.pairs, names))
+    write_comparison(tables, challenge, arguments.o)
+    width = max(map(len, names))
+    for table in tables:
+        print(f"{challenge.title}, {table.region}: " + ", ".join(challenge.better))
+        for m, name in enumerate(names):
+            official = "" if table.official is None else f"   official ranking by {table.official[m]:.3f}"
+            print(f"{name:{width}}" + "".join(f"{own[m]:12.4f}" for own in table.mean.values()) + official)
     print(f"wrote comparison.csv, ranks.csv and pairs.csv to {arguments.o}")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair
 
-__all__ = ["conic", "ctc", "dsb2018", "pannuke"]
+__all__ = ["conic", "conic_quality", "ctc", "ctc_quality", "dsb2018", "pannuke"]
 
 Scores = dict[str, float]
 
@@ -34,23 +34,28 @@ def ctc(pair: MaskPair) -> Scores:
     n, m = objects.n
     matched = p.shared > 0.5 * p.instance_voxels[p.instance]
     per_component = np.bincount(p.component[matched], minlength=m)
-    splits = int(np.maximum(per_component - 1, 0).sum())
-    missed, false = n - int(matched.sum()), int((per_component == 0).sum())
-    cost = 5 * splits + 10 * missed + false
-    return {
-        "SEG": float(p.iou[matched].sum() / n) if n else nan,
-        "DET": 1 - min(cost, 10 * n) / (10 * n) if n else nan,
-        "NS": float(splits),
-        "FN": float(missed),
-        "FP": float(false),
-        "TP": float(matched.sum()),
+    hits = int(matched.sum())
+    counts = {
+        "NS": float(np.maximum(per_component - 1, 0).sum()),
+        "FN": float(n - hits),
+        "FP": float((per_component == 0).sum()),
+        "TP": float(hits),
+        "iou_sum": float(p.iou[matched].sum()),
     }
+    return {**ctc_quality(counts), **counts}
+
+
+def ctc_quality(counts: Scores) -> Scores:
+    """SEG and DET of counts of one image, or summed over a video."""
+    n = counts["TP"] + counts["FN"]
+    cost = 5 * counts["NS"] + 10 * counts["FN"] + counts["FP"]
+    return {"SEG": counts["iou_sum"] / n, "DET": 1 - min(cost, 10 * n) / (10 * n)} if n else {"SEG": nan, "DET": nan}
 
 
 def pannuke(pair: MaskPair) -> Scores:
     """Panoptic quality at IoU above 0.5; nothing where there is no target."""
     counts = _count(pair)
-    if not sum(pair.objects(26).n[:1]):
+    if not pair.objects(26).n[0]:
         return {"dq": nan, "sq": nan, "pq": nan}
     dq = counts["tp"] / (counts["tp"] + (counts["fp"] + counts["fn"]) / 2)
     sq = counts["iou_sum"] / (counts["tp"] + _SMALL)
@@ -60,11 +65,8 @@ def pannuke(pair: MaskPair) -> Scores:
 def conic(pair: MaskPair) -> Scores:
     """The same with the small number in both ratios, and the counts that PQ+ adds up over the images of a class."""
     counts = _count(pair)
-    return (
-        {**conic_quality(counts), **counts}
-        if pair.objects(26).n[0]
-        else {**dict.fromkeys(("dq", "sq", "pq"), nan), **counts}
-    )
+    quality = conic_quality(counts)
+    return {**(quality if pair.objects(26).n[0] else dict.fromkeys(quality, nan)), **counts}
 
 
 def conic_quality(counts: Scores) -> Scores:

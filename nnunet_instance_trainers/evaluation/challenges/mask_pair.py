@@ -12,7 +12,9 @@ from nnunet_instance_trainers.data.label_folders import box_around
 from nnunet_instance_trainers.evaluation.detection import Pairs
 from nnunet_instance_trainers.instances import label_components, renumber
 
-__all__ = ["MaskPair", "Objects"]
+__all__ = ["Ids", "MaskPair", "Objects"]
+
+Ids = tuple["np.ndarray | None", "np.ndarray | None"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,14 @@ class MaskPair:
         target, prediction: (*S) bool, three axes, slices first.
         spacing: mm per axis.
         shape: of the whole image.
-        ids: target's and prediction's instance ids (*S), None where components of the masks are the objects.
+        ids: target's and prediction's instance ids (*S), None where components of the mask are the objects.
     """
 
     target: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, ...]
     shape: tuple[int, ...]
-    ids: tuple[np.ndarray, np.ndarray] | None = None
+    ids: Ids = (None, None)
     _tables: dict[int, Objects] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -74,13 +76,13 @@ class MaskPair:
         target: np.ndarray,
         prediction: np.ndarray,
         spacing: Sequence[float],
-        ids: tuple[np.ndarray, np.ndarray] | None = None,
+        ids: Ids = (None, None),
     ) -> MaskPair:
         """Cut two masks (*S) to their common box."""
         box = box_around(target | prediction)
         masks = (np.ascontiguousarray(mask[box]) for mask in (target, prediction))
-        cut = None if ids is None else (ids[0][box], ids[1][box])
-        return cls(*masks, spacing=tuple(map(float, spacing)), shape=target.shape, ids=cut)
+        first, second = (None if own is None else own[box] for own in ids)
+        return cls(*masks, spacing=tuple(map(float, spacing)), shape=target.shape, ids=(first, second))
 
     @property
     def voxel_mm3(self) -> float:
@@ -103,6 +105,9 @@ class MaskPair:
         """Components of 6, 18 or 26 neighbours, or the given ids."""
         if connectivity not in self._tables:
             masks = self.target, self.prediction
-            images = self.ids or [label_components(mask, connectivity)[0] for mask in masks]
+            images = (
+                label_components(mask, connectivity)[0] if ids is None else np.where(mask, ids, 0)
+                for mask, ids in zip(masks, self.ids)
+            )
             self._tables[connectivity] = Objects.of(*images)
         return self._tables[connectivity]

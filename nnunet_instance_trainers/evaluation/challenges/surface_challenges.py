@@ -35,15 +35,11 @@ def _in_slice_hd95(pair: MaskPair) -> float:
     return hd95_max(*distances(*(border * np.asarray(pair.spacing) for border in borders)))
 
 
-def kits(pair: MaskPair, *, tolerances_mm: tuple[float, ...]) -> Scores:
-    """Dice and surface Dice by area at tolerances; both empty 1, one 0."""
+def kits(pair: MaskPair, *, tolerance_mm: float) -> Scores:
+    """Dice and surface Dice by area at a tolerance; both empty 1, one 0."""
     target, prediction, _ = pair.voxels
     if not target or not prediction:
-        return dict.fromkeys(("dice", *map(_surface_dice, tolerances_mm)), float(target == prediction))
+        return dict.fromkeys(("dice", "surface_dice"), float(target == prediction))
     # Slices last, as the official code reads them: the surface of a few neighbourhoods depends on the axes' order.
     surfaces = [area_elements(mask.T, pair.spacing[::-1]) for mask in (pair.target, pair.prediction)]
-    return {"dice": pair.dice, **{_surface_dice(mm): nsd_area(surfaces, mm) for mm in tolerances_mm}}
-
-
-def _surface_dice(tolerance_mm: float) -> str:
-    return f"surface_dice_{tolerance_mm}"
+    return {"dice": pair.dice, "surface_dice": nsd_area(surfaces, tolerance_mm)}

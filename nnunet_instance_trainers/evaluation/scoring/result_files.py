@@ -16,7 +16,7 @@ from typing import Any
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["Evaluation", "check_output", "read_evaluation", "write_evaluation"]
+__all__ = ["Evaluation", "check_output", "read_evaluation", "write_evaluation", "write_table"]
 
 Row = dict[str, Any]
 
@@ -88,7 +88,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         (folder / "froc.csv").unlink(missing_ok=True)
     for name in ("cases", "sizes", "objects", *(["froc"] if "froc" in evaluation.summary else [])):
         rows = getattr(evaluation, name)
-        _write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
+        write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
     with write_atomically(folder / _SUMMARY) as temporary:
         temporary.write_text(json.dumps(evaluation.summary, indent=4))
 
@@ -123,7 +123,8 @@ def _value(name: str, cell: str | None) -> Any:
         return float(cell)
 
 
-def _write_table(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def write_table(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows as CSV: empty cells for nan, nine significant digits."""
     with write_atomically(file) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
