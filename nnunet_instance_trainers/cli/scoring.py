@@ -117,7 +117,12 @@ def _compare_results(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
     from nnunet_instance_trainers.evaluation.report import write_report
+    from nnunet_instance_trainers.evaluation.report.challenge_page import write_challenge_report
 
-    write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
+    if are_results(arguments.models):
+        write_challenge_report(arguments.models, arguments.o, arguments.pairs)
+    else:
+        write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
     print(f"wrote {arguments.o}")

@@ -101,19 +101,21 @@ def _table(
     values = np.array([[[own[case][name] for case in cases] for own in by_case] for name in columns], float)
     mean = np.array([[_official(result, region, name) for result in results] for name in columns])
     finite = np.isfinite(values)
-    low = high = np.full(mean.shape, nan)
-    if challenge.pool is None:
-        low, high = interval(bootstrap(np.where(finite, values, 0), finite.astype(float)))
+    # Scores of summed counts are no means over cases, so that no draw of cases gives their interval.
+    samples = bootstrap(np.where(finite, values, 0), (finite & (challenge.pool is None)).astype(float))
+    low, high = interval(samples)
     ranks = np.array([dense_ranks(row, challenge.better[name]) for row, name in zip(mean, columns)])
     tested = []
     for k, name in enumerate(columns):
         family = []
         for first, second in pairs:
             a, b = names.index(first), names.index(second)
-            difference = np.where(finite[k, a] & finite[k, b], values[k, a], nan) - values[k, b]
-            count = int((~np.isnan(difference)).sum())
-            p = paired_p(np.where(np.isnan(difference), nan, values[k, a]), values[k, b])
-            family.append(Pair(first, second, name, float(mean[k, a] - mean[k, b]), nan, nan, count, p))
+            both = finite[k, a] & finite[k, b]
+            bounds = interval(samples[:, k, a] - samples[:, k, b])
+            p = paired_p(values[k, a][both], values[k, b][both])
+            family.append(
+                Pair(first, second, name, float(mean[k, a] - mean[k, b]), *map(float, bounds), int(both.sum()), p)
+            )
         tested += [replace(pair, p_holm=float(p)) for pair, p in zip(family, holm([pair.p for pair in family]))]
     by_name = (dict(zip(columns, array)) for array in (mean, low, high, ranks))
     return ChallengeTable(region, names, *by_name, official_ranking(challenge, mean), tested)
