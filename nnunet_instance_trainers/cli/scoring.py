@@ -18,6 +18,16 @@ def add_commands(add: AddCommand) -> None:
     evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
     add_matching(evaluate)
     evaluate.add_argument(
+        "--connectivity",
+        type=int,
+        default=26,
+        choices=[6, 18, 26],
+        help="neighbours that join voxels to objects; in 2D 6 stands for 4, the others for 8 (default: 26)",
+    )
+    evaluate.add_argument(
+        "--minimum-size", type=float, default=0.0, metavar="ML", help="smaller objects do not count (default: 0 mL)"
+    )
+    evaluate.add_argument(
         "--bins",
         type=float,
         nargs="+",
@@ -53,6 +63,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     check_threshold(arguments.threshold)
     if arguments.froc is not None and not 0 < arguments.froc < 1:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
+    if not 0 <= arguments.minimum_size < float("inf"):
+        raise UserError(f"--minimum-size must be 0 mL or more, got {arguments.minimum_size:g}")
     bins = arguments.bins
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
@@ -64,7 +76,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.g,
         arguments.o,
         instances=arguments.instances,
-        rule=Rule(arguments.match, arguments.threshold),
+        rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
         bins_ml=bins,
         froc_threshold=arguments.froc,
         dataset_json=arguments.djfile,

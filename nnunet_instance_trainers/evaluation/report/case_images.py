@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_instance_trainers.data.label_folders import find_reader
+from nnunet_instance_trainers.data.label_folders import find_reader, voxel_volume_ml
 from nnunet_instance_trainers.data.label_reading import read_image, read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.detection import Rule, detect
@@ -42,6 +42,7 @@ class CaseLoader:
         self.ending = _ending(models[0], case)
         self.dataset = _dataset(Path(self.settings[models[0].name]["dataset_json"]))
         self.reference, geometry = self._read(self.folder)
+        self.voxel_ml = voxel_volume_ml(self.reference.shape, geometry["spacing"])
         self.order, self.flips = _orientation(geometry)
         spacing = [float(geometry["spacing"][axis]) for axis in self.order]
         self.spacing = spacing[1:] if self.is_flat else spacing
@@ -75,14 +76,16 @@ class CaseLoader:
         annotated = None if settings["instances"] is None else self._read(Path(settings["instances"]))[0]
         ignored = self.dataset["labels"].get("ignore")
         valid = self.reference != ignored if ignored is not None else None
-        rule = Rule(settings["match"], settings["threshold"])
+        rule = Rule.of(settings)
         detections = []
         for key, name in settings["classes"].items():
             labels = [int(label) for label in re.findall(r"\d+", key)]
             mask, predicted = np.isin(self.reference, labels), np.isin(prediction, labels)
-            ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated, 0)
+            ids = label_components(mask, rule.connectivity)[0] if annotated is None else np.where(mask, annotated, 0)
             turned = [self._turn(array) for array in (ids, predicted)]
-            detection = detect(*turned, valid=None if valid is None else self._turn(valid), rule=rule)
+            detection = detect(
+                *turned, valid=None if valid is None else self._turn(valid), rule=rule, voxel_ml=self.voxel_ml
+            )
             self._check(model, name, detection.counts)
             detections.append(detection)
         return view(detections)

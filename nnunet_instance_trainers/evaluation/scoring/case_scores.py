@@ -101,7 +101,9 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         p = None if probabilities is None else probabilities[evaluated.channel]
         box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
         mask, inside = mask[box], None if valid is None else valid[box]
-        ids = label_components(mask)[0] if annotated is None else np.where(mask, annotated[box], 0)
+        ids = (
+            label_components(mask, job.rule.connectivity)[0] if annotated is None else np.where(mask, annotated[box], 0)
+        )
         detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))

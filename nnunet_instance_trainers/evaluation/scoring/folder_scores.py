@@ -189,8 +189,7 @@ def _summary(job: Job, results: dict[str, CaseResult], curves: dict[str, Froc]) 
     mean = {key: _mean(entry["metrics"][key] for entry in per_case) for key in keys}
     totals = [sum((result.counts[c] for result in results.values()), Counts()) for c in range(len(keys))]
     settings = {
-        "match": job.rule.match,
-        "threshold": job.rule.threshold,
+        **job.rule.settings(),
         "bins_ml": list(job.bins_ml),
         "classes": {evaluated.key: evaluated.name for evaluated in job.classes},
         "predictions": str(job.predictions.resolve()),
