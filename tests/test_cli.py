@@ -362,3 +362,12 @@ def test_a_mistake_in_a_shell_gives_one_line_and_status_1(preprocessed: Path, da
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("nnunet-instance: error: ") and str(preprocessed) in line
+
+
+def test_bins_of_the_instance_loss_paper():
+    from nnunet_instance_trainers.cli.scoring import _bins
+
+    assert _bins(["paper"]) == pytest.approx([0.05 * k for k in range(1, 21)])
+    assert _bins(["0.1", "2"]) == [0.1, 2]
+    with pytest.raises(UserError, match="numbers of mL, or 'paper', got 0.1 b"):
+        _bins(["0.1", "b"])

@@ -29,11 +29,11 @@ def add_commands(add: AddCommand) -> None:
     )
     evaluate.add_argument(
         "--bins",
-        type=float,
         nargs="+",
-        default=[0.01, 0.05, 0.1, 0.5, 1, 5],
+        default=["0.01", "0.05", "0.1", "0.5", "1", "5"],
         metavar="ML",
-        help="edges of size bins in mL (default: 0.01 0.05 0.1 0.5 1 5)",
+        help="edges of size bins in mL, or 'paper' for steps of 0.05 mL up to 1 mL as in the instance-loss paper "
+        "(default: 0.01 0.05 0.1 0.5 1 5)",
     )
     evaluate.add_argument(
         "--froc",
@@ -50,6 +50,12 @@ def add_commands(add: AddCommand) -> None:
     compare = add("compare", _compare, "evaluated models side by side: means, intervals, ranks and tests, as CSV")
     compare.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
     compare.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the tables")
+    compare.add_argument(
+        "--paper",
+        action="store_true",
+        help="RA, RG and RI by the eight scores of the instance-loss paper: PQ, Dice, volume difference, FDR, FNR, "
+        "precision, sensitivity, F1",
+    )
     add_pairs(compare)
 
     report = add("report", _report, "evaluated models in one HTML file with tables, charts and pictures of cases")
@@ -65,7 +71,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
     if not 0 <= arguments.minimum_size < float("inf"):
         raise UserError(f"--minimum-size must be 0 mL or more, got {arguments.minimum_size:g}")
-    bins = arguments.bins
+    bins = _bins(arguments.bins)
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
     from nnunet_instance_trainers.evaluation.detection import Rule
@@ -86,6 +92,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
 
 
+def _bins(texts: list[str]) -> list[float]:
+    if texts == ["paper"]:
+        return [k / 20 for k in range(1, 21)]
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise UserError(f"--bins takes numbers of mL, or 'paper', got {' '.join(texts)}") from None
+
+
 def _compare(arguments: argparse.Namespace) -> None:
     from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
 
@@ -93,12 +108,19 @@ def _compare(arguments: argparse.Namespace) -> None:
         _compare_results(arguments)
         return
     from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
-    from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare, write_comparison
+    from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
+        PAPER_SCORES,
+        SCORES,
+        compare,
+        write_comparison,
+    )
 
     models = read_models(arguments.models)
     names = [model.name for model in models]
-    tables = compare(models, None if arguments.pairs is None else parse_pairs(arguments.pairs, names))
-    write_comparison(tables, arguments.o)
+    scores = PAPER_SCORES if arguments.paper else SCORES
+    pairs = None if arguments.pairs is None else parse_pairs(arguments.pairs, names)
+    tables = compare(models, pairs, scores=scores)
+    write_comparison(tables, arguments.o, scores)
     width = max(map(len, names))
     print(f"{'':{width}}    RA    RG    RI  volume ratio  F1 at IoU 0.5")
     for m, name in enumerate(names):
