@@ -58,7 +58,9 @@ def _is_seed(value: object) -> bool:
 
 
 def _is_names(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) for name in value)
+    return isinstance(value, str) or (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(name, str) for name in value)
+    )
 
 
 def _one_of(*choices: object) -> Callable[[object], bool]:
@@ -200,8 +202,8 @@ class Settings:
     )
     classes: str | list[str] = _setting(
         "all",
-        "'all' or a list of names from the labels of dataset.json",
-        lambda value: value == "all" or _is_names(value),
+        "'all', a name from the labels of dataset.json or a list of them",
+        _is_names,
         "",
         "Which classes or regions get the instance terms, and enter the mean of the instance scores.",
     )
@@ -242,8 +244,9 @@ class Settings:
         "null or a whole number >= 0",
         lambda v: v is None or _is_seed(v),
         "",
-        "Seeds torch, numpy and random before the network is made. With nnUNet_n_proc_DA=0 on a CPU a training "
-        "can then be repeated; nnU-Net itself seeds nothing.",
+        "Seeds torch, numpy and random before the network is made. With nnUNet_n_proc_DA=0 before the command of a "
+        "training on a CPU it can then be repeated (exported, it would break nnU-Net's planning); nnU-Net itself seeds "
+        "nothing.",
     )
 
     @classmethod
@@ -333,7 +336,8 @@ class Settings:
             UserError: a class that dataset.json does not know.
         """
         foreground = [name for name in labels if name not in ("background", "ignore")]
-        chosen = foreground if self.classes == "all" else list(self.classes)
+        named = [self.classes] if isinstance(self.classes, str) else list(self.classes)
+        chosen = foreground if self.classes == "all" else named
         unknown = sorted(set(chosen) - set(foreground))
         if unknown:
             raise UserError(
@@ -341,6 +345,6 @@ class Settings:
             )
         if has_regions:
             return [channel for channel, name in enumerate(foreground) if name in chosen]
-        # nnU-Net also takes a list of one label for a label.
+        # nnU-Net also takes a list of one label for a label, and digits for a number.
         values = [labels[name] for name in chosen]
-        return sorted({value[0] if isinstance(value, (list, tuple)) else value for value in values})
+        return sorted({int(value[0] if isinstance(value, (list, tuple)) else value) for value in values})

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers.configuration import PLANS_KEY
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.nnunet_commands import dataset_id
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.linking import check_torchvision, set_variable
 
@@ -47,7 +48,7 @@ def run_demo(folder: Path, data: Path | None, device: str) -> None:
     folder = folder.resolve()
     _set_environment(folder)
     raw = _sample_dataset(folder / "nnUNet_raw") if data is None else _copy_dataset(data, folder / "nnUNet_raw")
-    number = str(int(raw.name[7:10]))
+    number = dataset_id(raw.name)
     steps = _Steps(folder / "logs")
     steps.run(
         "plan and preprocess",
@@ -137,7 +138,7 @@ def _sample_dataset(raw: Path) -> Path:
 
 def _copy_dataset(data: Path, raw: Path) -> Path:
     name = data.resolve().name
-    if not (data / "dataset.json").is_file() or not name[7:10].isdigit() or not name.startswith("Dataset"):
+    if not (data / "dataset.json").is_file() or dataset_id(name) == name:
         raise UserError(
             f"{data} is no raw dataset in nnU-Net format: it needs a dataset.json and a name like Dataset123_Lesions"
         )

@@ -176,7 +176,7 @@ def test_arguments_come_from_the_command_line(called: list, monkeypatch: pytest.
 
 def test_a_training_with_plans_that_are_not_there_does_not_start(called: list, preprocessed: Path) -> None:
     line = exit_line("train", "27", "2d", "0", "-p", "Other")
-    assert line.startswith("dataset 'Dataset027_Lesions' is not preprocessed with plans 'Other'")
+    assert line.startswith("dataset 'Dataset027_Lesions' has no plans 'Other', but nnUNetPlans: name one with -p")
     assert called == []
 
 
@@ -248,6 +248,23 @@ def test_configure_sets_the_chosen_configurations_only(preprocessed: Path, argum
     written = json.loads((preprocessed / "Dataset027_Lesions" / "Mine.json").read_text())["configurations"]
     assert written["2d"]["instance_training"] == {"seed": 1}
     assert written["3d_fullres"] == PLANS["configurations"]["3d_fullres"]
+
+
+def test_configure_keeps_what_the_copy_held(preprocessed: Path, capsys: pytest.CaptureFixture) -> None:
+    cli.main(["configure", "-d", "27", "-o", "Mine", "classes=lesion", "num_epochs=5", "-c", "2d"])
+    cli.main(["configure", "-d", "27", "-o", "Mine", "num_epochs=7", "sampling=instance"])
+    plans = json.loads((preprocessed / "Dataset027_Lesions" / "Mine.json").read_text())["configurations"]
+    both = {"num_epochs": 7, "sampling": "instance"}
+    assert plans["2d"]["instance_training"] == {"classes": "lesion", **both}
+    assert all(plan["instance_training"] == both for name, plan in plans.items() if name != "2d")
+    assert "Mine.json, which keeps classes; train with -p Mine" in capsys.readouterr().out
+
+
+def test_plans_of_another_name_are_offered(preprocessed: Path) -> None:
+    folder = preprocessed / "Dataset027_Lesions"
+    (folder / "nnUNetPlans.json").rename(folder / "ResEncPlans.json")
+    line = exit_line("precompute", "-d", "27")
+    assert line.endswith("dataset 'Dataset027_Lesions' has no plans 'nnUNetPlans', but ResEncPlans: name one with -p")
 
 
 def configured_twice(preprocessed: Path, first: list[str], second: list[str]) -> dict:

@@ -50,7 +50,7 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
         ["Voxel", "", None, True, -0.5, 1.5, float("nan"), "0.5", ["voxel"]],
     ),
     "scales": ("'all' or a whole number >= 1", ["all", 1, 3], ["first", 0, -1, 1.0, True, None, [1]]),
-    "classes": ("'all' or a list of names", ["all", ["a"], ("b", "a")], ["a", [], [1], None, 1, {"a": 1}]),
+    "classes": ("'all', a name", ["all", "a", ["a"], ("b", "a")], [[], [1], None, 1, {"a": 1}]),
     "checkpoint_metric": ("'dice', 'f1' or 'mean'", ["dice", "f1", "mean"], ["Dice", None, "", 1, ["f1"]]),
     "num_epochs": ("null or a whole number >= 1", [None, 1, 250], [0, -1, 2.0, "5", True]),
     "num_iterations_per_epoch": ("null or a whole number >= 1", [None, 1], [0, -1, 2.0, "5", True]),

@@ -206,7 +206,7 @@ def test_nested_json_is_one_line(folder):
     assert "is no dataset.json of nnU-Net" in stopped(*evaluating(folder))
     words = ensembling(folder)
     (folder / "plan.json").write_text(deep)
-    assert "plan.json is no JSON" in stopped(*words)
+    assert "plan.json is damaged, or no JSON" in stopped(*words)
     (folder / "out").mkdir()
     (folder / "out" / "summary.json").write_text(deep)
     assert "was not written by" in stopped("report", folder / "out", "-o", folder / "page.html")

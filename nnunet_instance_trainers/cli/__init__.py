@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 
 from nnunet_instance_trainers import __version__
 from nnunet_instance_trainers.cli import challenges, demo, ensembling, preparation, scoring, trainers
@@ -16,6 +17,9 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a user's mistake ends with one line and exit status 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of names that the terminal has no letters for
     with one_line_exit():
         if argv and argv[0] in trainers.PASSED_THROUGH:
             trainers.pass_through(argv[0], argv[1:])  # argparse would take some of nnU-Net's flags for its own

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from nnunet_instance_trainers.data.nnunet_commands import plan_command
+from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["dataset_name", "plans_file", "read_json", "results_folder", "trained_dataset_name"]
+__all__ = ["dataset_name", "plans_file", "read_plans_or_dataset", "results_folder", "trained_dataset_name"]
 
 
 def dataset_name(dataset: str) -> str:
@@ -51,17 +53,31 @@ def _full_name(folder: Path, dataset: str, remedy: str) -> str:
 
 
 def plans_file(dataset_name: str, plans: str) -> Path:
+    """A plans file of a preprocessed dataset.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     file = Path(os.environ["nnUNet_preprocessed"]) / dataset_name / f"{plans}.json"
     if not file.is_file():
+        others = sorted(other.stem for other in file.parent.glob("*.json") if "configurations" in _keys(other))
         raise UserError(
-            f"dataset {dataset_name!r} is not preprocessed with plans {plans!r} (no {file}): run "
-            f"'nnUNetv2_plan_and_preprocess -d {dataset_name[7:10].lstrip('0')}'"
+            f"dataset {dataset_name!r} has no plans {plans!r}, but {', '.join(others)}: name one with -p"
+            if others
+            else f"dataset {dataset_name!r} is not preprocessed with plans {plans!r} (no {file}): run "
+            f"'{plan_command(dataset_name)}'"
         )
     return file
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def _keys(file: Path) -> set[str]:
+    """The keys of a dictionary in a JSON file, none where it is anything else."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"cannot read {file}: run 'nnUNetv2_plan_and_preprocess' for this dataset again") from None
+        return set(json.loads(file.read_text(encoding="utf-8-sig")))
+    except (OSError, ValueError, TypeError):
+        return set()
+
+
+def read_plans_or_dataset(file: Path) -> dict[str, Any]:
+    """What nnU-Net's planning wrote."""
+    return read_json(file, "run 'nnUNetv2_plan_and_preprocess' for this dataset again")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.cli.arguments import AddCommand, add_processes
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, read_json
+from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, read_plans_or_dataset
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["add_commands", "parse_settings"]
@@ -43,9 +43,12 @@ def _configure(arguments: argparse.Namespace) -> None:
     target = file.with_name(f"{Path(arguments.o).name}.json")
     if arguments.o in ("", arguments.p) or target.stem != arguments.o:
         raise UserError(f"-o {arguments.o!r} is no name for a copy of {arguments.p!r}: give another name, not a path")
-    plans, dataset = read_json(file), read_json(file.parent / "dataset.json")
-    if target.exists() and not _was_configured(read_json(target), PLANS_KEY):
+    plans, dataset = read_plans_or_dataset(file), read_plans_or_dataset(file.parent / "dataset.json")
+    kept = _earlier_settings(read_plans_or_dataset(target), PLANS_KEY) if target.exists() else {}
+    if target.exists() and not kept:
         raise UserError(f"{target} exists and was not made by 'configure': give another name with -o")
+    for name, settings in kept.items():
+        plans["configurations"].setdefault(name, {})[PLANS_KEY] = settings
     # Names of configurations hold no "=", so what -c took of the settings can be told from them.
     pairs = [pair for pair in arguments.c or () if "=" in pair] + arguments.settings
     chosen = [name for name in arguments.c or () if "=" not in name] or list(plans["configurations"])
@@ -65,12 +68,17 @@ def _configure(arguments: argparse.Namespace) -> None:
     plans["plans_name"] = arguments.o
     with write_atomically(target) as temporary:
         temporary.write_text(json.dumps(plans, indent=4))
-    print(f"wrote {target}; train with -p {arguments.o}")
+    own = sorted({key for name in chosen for key in kept.get(name, {})} - set(overrides))
+    earlier = f", which keeps {', '.join(own)}" if own else ""
+    print(f"wrote {target}{earlier}; train with -p {arguments.o}")
 
 
-def _was_configured(content: Any, key: str) -> bool:
+def _earlier_settings(content: Any, key: str) -> dict[str, Any]:
+    """The settings in each configuration of a plans file that 'configure' made; empty where it is none."""
     configurations = content.get("configurations") if isinstance(content, dict) else None
-    return isinstance(configurations, dict) and any(key in plan for plan in configurations.values())
+    if not isinstance(configurations, dict):
+        return {}
+    return {name: plan[key] for name, plan in configurations.items() if key in plan}
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ def add_commands(add: AddCommand) -> None:
         metavar="P",
         help="FROC from the probabilities beside the predictions, with candidates from probability P on (default: 0.1)",
     )
+    evaluate.add_argument(
+        "--instance-classes", nargs="+", metavar="NAME", help="classes that have ids in --instances (default: all)"
+    )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
     evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
     add_processes(evaluate)
@@ -82,6 +85,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.g,
         arguments.o,
         instances=arguments.instances,
+        instance_classes=arguments.instance_classes,
         rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
         bins_ml=bins,
         froc_threshold=arguments.froc,
@@ -118,7 +122,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     models = read_models(arguments.models)
     names = [model.name for model in models]
     scores = PAPER_SCORES if arguments.paper else SCORES
-    pairs = None if arguments.pairs is None else parse_pairs(arguments.pairs, names)
+    pairs = None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names)
     tables = compare(models, pairs, scores=scores)
     write_comparison(tables, arguments.o, scores)
     width = max(map(len, names))
@@ -139,7 +143,9 @@ def _compare_results(arguments: argparse.Namespace) -> None:
 
     results = read_results(arguments.models)
     names, challenge = [result.name for result in results], results[0].challenge
-    tables = compare_results(results, None if arguments.pairs is None else parse_pairs(arguments.pairs, names))
+    tables = compare_results(
+        results, None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names)
+    )
     write_comparison(tables, challenge, arguments.o)
     width = max(map(len, names))
     for table in tables:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_instance_trainers.data.label_reading import check_ids, read_labels, same_geometry
 from nnunet_instance_trainers.data.map_store import (
     CaseRecord,
     digest,
@@ -28,11 +28,14 @@ from nnunet_instance_trainers.data.map_store import (
     write_map,
 )
 from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed
+from nnunet_instance_trainers.data.raw_files import RawFiles
+from nnunet_instance_trainers.data.raw_instances import raw_instances, read_label
 from nnunet_instance_trainers.data.repair import repair_ids
+from nnunet_instance_trainers.data.resampled_labels import count_impossible, outdated, to_grid
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components, renumber
 
-__all__ = ["Job", "map_case", "source_digest"]
+__all__ = ["Job", "map_case"]
 
 _VOXELS_PER_INSTANCE = 50
 
@@ -43,19 +46,16 @@ class Job:
 
     Attributes:
         preprocessed: nnU-Net's folder of preprocessed cases.
-        ground_truth: the folder of raw labels that nnU-Net keeps beside it.
-        annotated: the folder ``instancesTr``, None where the dataset has none.
-        plans, dataset: the contents of the plans file and of dataset.json.
+        files: the raw files of the dataset, and its dataset.json.
+        plans: the contents of the plans file.
         per_slice: whether slices are images of their own, as in a 2D configuration of 3D data.
         channels: the labels or region channels that get the instance terms.
         remedy: the command that preprocesses the configuration again.
     """
 
     preprocessed: Path
-    ground_truth: Path
-    annotated: Path | None
+    files: RawFiles
     plans: dict
-    dataset: dict
     per_slice: bool
     channels: tuple[int, ...]
     remedy: str
@@ -66,7 +66,7 @@ class Job:
 
     def masks(self, labels: np.ndarray) -> list[np.ndarray]:
         """Per id channel, the chosen classes (*S) of a label image; all else, ignored voxels too, is 0."""
-        manager = PlansManager(self.plans).get_label_manager(self.dataset)
+        manager = PlansManager(self.plans).get_label_manager(self.files.dataset)
         if not manager.has_regions:
             return [np.where(np.isin(labels, self.channels), labels, 0).astype(np.int16)]
         regions = [
@@ -80,11 +80,18 @@ def map_case(job: Job, case: str) -> CaseRecord:
     check_preprocessed(job.preprocessed, [case], job.remedy)
     _, segmentation, _, properties = nnUNetDatasetBlosc2(str(job.preprocessed), [case]).load_case(case)
     masks = job.masks(segmentation[0])
-    raw_ids, raw_masks = _raw_instances(job, case)
+    label, geometry = read_label(job.files, job.reader, case, job.remedy)
+    raw_masks = job.masks(label)
+    crop = partial(_as_cropped, properties=properties, transpose_forward=job.plans["transpose_forward"])
+    differing = sum(map(count_impossible, map(crop, raw_masks), masks))
+    if differing:
+        files = job.files.kept_label(case), segmentation_file(job.preprocessed, case)
+        raise UserError(outdated(*files, case, differing, job.remedy))
+    raw_ids, in_pieces = raw_instances(job.files, job.reader, case, label, geometry, raw_masks, job.plans["plans_name"])
     channels, found, lost = [], 0, 0
     for ids, raw_mask, mask in zip(raw_ids, raw_masks, masks):
         original = _instances(ids, raw_mask)
-        carried = _to_preprocessed_grid(ids, properties, mask.shape, job.plans["transpose_forward"])
+        carried = to_grid(crop(ids), mask.shape)
         found += len(original)
         lost += len(original - _instances(carried, mask))
         repaired, _ = repair_ids(carried, mask)
@@ -97,71 +104,17 @@ def map_case(job: Job, case: str) -> CaseRecord:
         segmentation=digest(segmentation_file(job.preprocessed, case)),
         map=digest(map_file(folder, case)),
         table=digest(table_file(folder, case)),
-        source=source_digest(job, case),
+        source=" ".join(job.files.sources(case).values()),
         found=found,
         lost=lost,
+        in_pieces=in_pieces,
     )
 
 
-def source_digest(job: Job, case: str) -> str:
-    """A checksum of the raw label and, where there is one, of the annotators' map."""
-    name = f"{case}{job.dataset['file_ending']}"
-    files = [folder / name for folder in (job.ground_truth, job.annotated) if folder is not None]
-    return " ".join(digest(file) for file in files if file.is_file())
-
-
-def _raw_instances(job: Job, case: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The ids and classes (*S) of each channel on the raw grid."""
-    file_name = f"{case}{job.dataset['file_ending']}"
-    label_path = job.ground_truth / file_name
-    label, geometry = read_labels(job.reader, label_path, case)
-    masks = job.masks(label)
-    if job.annotated is None:
-        return [label_components(mask)[0].astype(np.int64) for mask in masks], masks
-    path = job.annotated / file_name
-    if not path.is_file():
-        raise UserError(f"case {case!r}: {path} is missing: add it, or remove the folder instancesTr to use components")
-    ids, map_geometry = read_labels(job.reader, path, case)
-    if ids.shape != label.shape:
-        raise UserError(
-            f"case {case!r}: {path} has shape {ids.shape}, its label {label.shape}: save it on the label's grid"
-        )
-    raw_label = job.annotated.with_name("labelsTr") / file_name
-    if not same_geometry(geometry, map_geometry) and raw_label.is_file():
-        # nnU-Net copies labels without what lies beside them, such as the spacing of a TIFF.
-        geometry = read_labels(job.reader, raw_label, case)[1]
-    if not same_geometry(geometry, map_geometry):
-        raise UserError(
-            f"case {case!r}: {path} differs from its label in spacing, origin or direction: copy the "
-            "label's header into it"
-        )
-    check_ids(ids, path, case)
-    ids = np.where(label == job.dataset["labels"].get("ignore", -1), 0, ids)
-    stray = np.count_nonzero((ids > 0) & (label == 0))
-    if stray:
-        raise UserError(
-            f"case {case!r}: {path} has ids in {stray} voxels that the label calls background: set them "
-            "to 0, or mend the label"
-        )
-    bare = sum(np.count_nonzero((mask > 0) & (ids <= 0)) for mask in masks)
-    if bare:
-        raise UserError(
-            f"case {case!r}: {path} has no id in {bare} foreground voxels: add them, or name the classes "
-            "that have instances in the setting 'classes'"
-        )
-    return [np.where(mask > 0, ids, 0) for mask in masks], masks
-
-
-def _to_preprocessed_grid(
-    ids: np.ndarray, properties: dict, shape: Sequence[int], transpose_forward: Sequence[int]
-) -> np.ndarray:
-    """Send ids the way of nnU-Net's preprocessing: transpose, crop to nonzero, resample (nearest)."""
-    ids = ids.transpose(transpose_forward)
-    ids = ids[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
-    # nnU-Net's resampling aligns the outer edges of the grids, so voxel i of the new grid has its centre at
-    # (i + 0.5) * old / new in units of old voxels.
-    nearest = [((np.arange(new) + 0.5) * old / new).astype(int) for old, new in zip(ids.shape, shape)]
-    return ids[np.ix_(*nearest)]
+def _as_cropped(image: np.ndarray, properties: dict, transpose_forward: Sequence[int]) -> np.ndarray:
+    """A raw image (*S) as nnU-Net has it before it resamples: transposed and cropped to nonzero."""
+    image = image.transpose(transpose_forward)
+    return image[tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])]
 
 
 def _instances(ids: np.ndarray, mask: np.ndarray) -> set[tuple[int, int]]:

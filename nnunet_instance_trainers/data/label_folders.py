@@ -56,7 +56,10 @@ class ForegroundClass:
 
     def mask(self, image: np.ndarray) -> np.ndarray:
         """(*S) bool, where a label image has this class."""
-        return np.logical_or.reduce([image == label for label in self.labels])
+        mask = image == self.labels[0]
+        for label in self.labels[1:]:
+            mask |= image == label
+        return mask
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def voxel_volume_ml(shape: Sequence[int], spacing: Sequence[float]) -> float:
 
 def box_around(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box around a mask and one voxel more, which touching an ignored voxel needs."""
-    box = ndimage.find_objects(mask.astype(np.uint8))
+    box = ndimage.find_objects(np.ascontiguousarray(mask).view(np.uint8))
     if not box:
         return (slice(0, 1),) * mask.ndim
     return tuple(slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box[0])

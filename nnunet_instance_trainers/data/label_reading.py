@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
@@ -47,6 +48,7 @@ def read_labels(
             "each voxel, no colours"
         )
     labels = _whole_numbers(image[0], path, case)
+    _refuse_hidden_nan(path, case)
     return labels if dtype is None else labels.astype(dtype), geometry
 
 
@@ -124,6 +126,21 @@ def _refuse_fractions(plane: np.ndarray, distance: np.ndarray, path: Path, case:
         if not np.isfinite(value):
             advice = "set such voxels to a label"
         raise UserError(f"case {case!r}: {path} has the value {value:.6g}, which is no label: {advice}")
+
+
+def _refuse_hidden_nan(path: Path, case: str) -> None:
+    """Look where SimpleITK (2.5) does not: of a NIfTI file it reads NaN and infinity as 0."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    try:
+        stored = nibabel.load(path).dataobj
+        hidden = stored.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in stored.get_unscaled().T)
+    except Exception:  # nibabel refuses some files that were read all the same, each with an error of its own
+        return
+    if hidden:
+        raise UserError(
+            f"case {case!r}: {path} has the value nan or inf, which is no label: set such voxels to a label"
+        )
 
 
 def same_geometry(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,13 +31,11 @@ __all__ = [
     "Manifest",
     "decode_map",
     "digest",
-    "is_current",
     "map_file",
     "maps_folder",
     "remove_unfinished",
     "segmentation_file",
     "table_file",
-    "verify",
     "write_atomically",
     "write_map",
 ]
@@ -79,6 +77,7 @@ class CaseRecord:
         source: digest of the raw files that the ids came from.
         found: instances in the original annotation.
         lost: how many of them no longer have a voxel on the preprocessed grid.
+        in_pieces: how many of the annotators' ids are in several pieces each.
     """
 
     segmentation: str
@@ -87,6 +86,7 @@ class CaseRecord:
     source: str
     found: int
     lost: int
+    in_pieces: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,49 +197,3 @@ def decode_map(content: bytes, path: Path) -> blosc2.NDArray:
             f"{path} is no map of instances: delete its folder and run 'nnunet-instance precompute' again"
         ) from None
     return ids
-
-
-def verify(preprocessed: str | Path, cases: Iterable[str], channels: Iterable[int], remedy: str) -> None:
-    """Check that every case has a map that is whole and belongs to its segmentation.
-
-    Args:
-        preprocessed: nnU-Net's folder of preprocessed cases.
-        cases: the cases of the training.
-        channels: the labels or region channels that get the instance terms.
-        remedy: the command that makes the maps anew.
-
-    Raises:
-        UserError: naming the first case that has no map, a damaged one, or one of another segmentation.
-    """
-    folder = maps_folder(preprocessed)
-    manifest = Manifest.read(folder)
-    if manifest is None:
-        raise UserError(f"no instance maps in {folder}: run '{remedy}'")
-    without = sorted(set(channels) - set(manifest.channels))
-    if without:
-        raise UserError(f"the instance maps in {folder} were made without class {without[0]}: run '{remedy}'")
-    for case in cases:
-        record = manifest.cases.get(case)
-        problem = _problem(record, folder, segmentation_file(preprocessed, case), case)
-        if problem:
-            raise UserError(f"case {case!r}: {problem}: run '{remedy}'")
-
-
-def _problem(record: CaseRecord | None, folder: Path, segmentation: Path, case: str) -> str | None:
-    if record is None or not map_file(folder, case).is_file() or not table_file(folder, case).is_file():
-        return "its instance map is missing"
-    if not segmentation.is_file():
-        return "its preprocessed segmentation is missing"
-    if digest(segmentation) != record.segmentation:
-        return "its instance map is older than its preprocessed segmentation"
-    if digest(map_file(folder, case)) != record.map or digest(table_file(folder, case)) != record.table:
-        return "its instance map is damaged"
-    return None
-
-
-def is_current(manifest: Manifest | None, preprocessed: str | Path, case: str, source: str) -> bool:
-    """Whether a case's map need not be made again; ``source`` is the digest of its raw files."""
-    if manifest is None or case not in manifest.cases or manifest.cases[case].source != source:
-        return False
-    folder = maps_folder(preprocessed)
-    return _problem(manifest.cases.get(case), folder, segmentation_file(preprocessed, case), case) is None

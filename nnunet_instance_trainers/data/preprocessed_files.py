@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["check_preprocessed", "check_splits", "preprocess_command"]
+__all__ = ["check_preprocessed", "check_splits"]
 
 _OPENERS = {
     ".b2nd": lambda path: blosc2.open(path, mode="r"),
@@ -19,11 +20,6 @@ _OPENERS = {
     ".pkl": load_pickle,
 }
 """How to see that a file is whole. Images are opened and not read: all of a dataset would take minutes."""
-
-
-def preprocess_command(dataset_name: str, configuration: str, plans_name: str) -> str:
-    """The command of nnU-Net that makes the files of a configuration anew."""
-    return f"nnUNetv2_preprocess -d {int(dataset_name[7:10])} -plans_name {plans_name} -c {configuration}"
 
 
 def check_preprocessed(folder: str | Path, cases: Iterable[str], remedy: str, *, read: bool = True) -> None:
@@ -44,15 +40,26 @@ def check_preprocessed(folder: str | Path, cases: Iterable[str], remedy: str, *,
                 raise UserError(f"case {case!r}: {path} is damaged: run '{remedy}'") from None
 
 
-def check_splits(preprocessed: str | Path) -> None:
+def check_splits(preprocessed: str | Path, folder: str | Path) -> None:
     """Check that the file of folds can be read; a kill while nnU-Net first writes it leaves half of it.
 
+    Args:
+        preprocessed: the dataset's folder.
+        folder: the folder in it that has the cases of the configuration.
+
     Raises:
-        UserError: it cannot.
+        UserError: it cannot, or names a case that is not there.
     """
     file = Path(preprocessed) / "splits_final.json"
+    if not file.is_file():
+        return
     try:
-        if file.is_file():
-            json.loads(file.read_text())
-    except ValueError:
+        named = {str(case) for fold in json.loads(file.read_text()) for part in fold.values() for case in part}
+    except (ValueError, TypeError, AttributeError):
         raise UserError(f"{file} is damaged: restore it, or delete it and nnU-Net makes it again") from None
+    gone = sorted(case for case in named if not any(Path(folder).glob(f"{glob.escape(case)}.*")))
+    if gone:
+        raise UserError(
+            f"{file} names the case {gone[0]!r}, which is not in {folder}: take it out there, or delete the file and "
+            "nnU-Net makes new folds"
+        )

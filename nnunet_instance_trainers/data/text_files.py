@@ -24,7 +24,7 @@ def read_json(file: Path, remedy: str) -> Any:
     Raises:
         UserError: it is missing, no text, or no JSON.
     """
-    with _reading(file, remedy):
+    with _reading(file, "JSON", remedy):
         return json.loads(file.read_text(encoding="utf-8-sig"))
 
 
@@ -34,7 +34,7 @@ def read_table(file: Path, remedy: str) -> list[dict[str, str]]:
     Raises:
         UserError: it is missing, no text, has no rows' names, or a row has more or fewer cells than names.
     """
-    with _reading(file, remedy), open(file, newline="", encoding="utf-8-sig") as stream:
+    with _reading(file, "table", remedy), open(file, newline="", encoding="utf-8-sig") as stream:
         rows = csv.reader(stream, strict=True)
         names = next(rows, [])
         if not names or len(set(names)) < len(names):
@@ -43,10 +43,10 @@ def read_table(file: Path, remedy: str) -> list[dict[str, str]]:
 
 
 @contextmanager
-def _reading(file: Path, remedy: str) -> Iterator[None]:
+def _reading(file: Path, what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror or error}): {remedy}") from None
     except (ValueError, csv.Error, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}): {remedy}") from None
+        raise UserError(f"{file} is damaged, or no {what} ({error}): {remedy}") from None

@@ -98,12 +98,14 @@ def _check(stream: BinaryIO, path: Path, size: int) -> None:
         _check_tiff(stream, size)
     elif start.startswith(b"NRRD"):
         encoding = _NRRD_ENCODING.search(_nrrd_header(stream))
+        if encoding is None:
+            raise _NotWholeError("it ends within its header")
         ways: dict[bytes, Callable[[], Iterator[bytes]]] = {
             b"raw": lambda: _blocks(stream),
             **dict.fromkeys((b"gz", b"gzip"), lambda: _inflated(stream, _GZIP)),
             **dict.fromkeys((b"bz2", b"bzip2"), lambda: _unpacked(stream)),
         }
-        way = ways.get(encoding[1].lower() if encoding else b"")
+        way = ways.get(encoding[1].lower())
         if way is not None:
             _check_length(_length(way()), _itk_bytes(path))
     elif path.suffix.lower() in (".mha", ".mhd"):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -37,9 +40,20 @@ def over_cases(
             for task in as_completed(tasks):
                 yield tasks[task], task.result()
         except BrokenProcessPool:
-            raise UserError("a worker was killed, probably for want of memory: use a smaller -np") from None
+            raise UserError(_why_broken()) from None
         finally:  # also where who asks for the results fails, or asks no more
             pool.shutdown(cancel_futures=True)
+
+
+def _why_broken() -> str:
+    """Why workers ended: a started worker runs the script anew, and one without a guard starts workers of its own."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script and Path(script).is_file() and not re.search(r"__name__\s*==", Path(script).read_text(errors="ignore")):
+        return (
+            f"the workers could not start: each runs {script} anew, so put what it does below 'if __name__ == "
+            '"__main__":\', or use one process'
+        )
+    return "a worker was killed, probably for want of memory: use a smaller -np"
 
 
 def _start() -> None:

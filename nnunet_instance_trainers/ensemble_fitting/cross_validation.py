@@ -23,7 +23,9 @@ from nnunet_instance_trainers.data.label_folders import (
     read_known_labels,
     voxel_volume_ml,
 )
+from nnunet_instance_trainers.data.nnunet_commands import dataset_id
 from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists, list_objects
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.scoring.case_scores import read_instances
@@ -88,6 +90,7 @@ class ListJob:
         reader: nnU-Net's class that reads them.
         labels: what dataset.json says of them.
         lows: lower thresholds of hysteresis; none where no probabilities are read.
+        unsaved: files of probabilities that are missing where others are there.
     """
 
     ground_truth: Path
@@ -97,6 +100,7 @@ class ListJob:
     reader: type[BaseReaderWriter]
     labels: Labels
     lows: tuple[float, ...]
+    unsaved: tuple[Path, ...] = ()
 
 
 def list_case(job: ListJob, case: str) -> list[ObjectLists]:
@@ -108,16 +112,17 @@ def list_case(job: ListJob, case: str) -> list[ObjectLists]:
     reader, labels, name = job.reader(), job.labels, f"{case}{job.ending}"
     ignore = () if labels.ignore is None else (labels.ignore,)
     target, geometry = read_known_labels(reader, job.ground_truth / name, case, (*labels.known, *ignore))
-    annotated = None
-    if job.instances is not None:
-        annotated = read_instances(reader, job.instances / name, case, labels.classes, target, geometry)
     predictions, probabilities = [], []
     for folder in job.folders[case]:
         prediction, own = read_known_labels(reader, folder / name, case, labels.known)
+        geometry = known_geometry(reader, job.ground_truth / name, geometry, own)
         check_grid(folder / name, case, prediction, own, target, geometry)
         predictions.append(prediction)
         if job.lows:
             probabilities.append(read_probabilities(folder / f"{case}.npz", case, target.shape, labels.classes))
+    annotated = None
+    if job.instances is not None:
+        annotated = read_instances(reader, job.instances / name, case, labels.classes, target, geometry)
     ignored = np.isin(target, ignore)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     lists = []
@@ -169,7 +174,8 @@ def find_cases(models: Models, instances: Path | None) -> tuple[ListJob, dict[st
         if missing:
             raise UserError(f"the {what} of case {missing[0]!r} is missing in {folder}: add it")
     folders = {c: tuple(models.validation(t, fold) for t in models.trainers) for c, fold in fold_of.items()}
-    saved = all((folder / f"{case}.npz").is_file() for case, parts in folders.items() for folder in parts)
+    files = [folder / f"{case}.npz" for case, parts in folders.items() for folder in parts]
+    unsaved = tuple(file for file in files if not file.is_file())
     case = min(fold_of)
     job = ListJob(
         ground_truth=truth,
@@ -178,7 +184,8 @@ def find_cases(models: Models, instances: Path | None) -> tuple[ListJob, dict[st
         ending=ending,
         reader=find_reader(dataset, folders[case][0] / f"{case}{ending}"),
         labels=find_labels(dataset, file),
-        lows=LOWS if saved else (),
+        lows=() if unsaved else LOWS,
+        unsaved=unsaved if len(unsaved) < len(files) else (),
     )
     return job, fold_of
 
@@ -221,5 +228,5 @@ def _validated(models: Models, trainer: str, fold: int, ending: str) -> set[str]
 
 def _advice(models: Models, trainer: str, fold: int) -> str:
     plans = "" if models.plans == "nnUNetPlans" else f" -p {models.plans}"
-    dataset = models.dataset[7:10].lstrip("0")
+    dataset = dataset_id(models.dataset)
     return f"run 'nnunet-instance train {dataset} {models.configuration} {fold} -tr {trainer}{plans} --val'"

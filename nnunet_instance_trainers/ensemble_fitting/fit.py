@@ -40,6 +40,7 @@ class Fitted:
         lists: of each case and class.
         space: what could be chosen.
         rule, score: how it was scored.
+        unsaved: files whose absence kept hysteresis from being tried.
     """
 
     models: Models
@@ -52,6 +53,7 @@ class Fitted:
     space: Space
     rule: Rule
     score: str
+    unsaved: tuple[Path, ...] = ()
 
 
 def fit_ensemble(
@@ -76,7 +78,7 @@ def fit_ensemble(
         n_processes: worker processes.
 
     Raises:
-        UserError: a model, fold or case is missing, or a case cannot be read.
+        UserError: a model, fold or case is missing, a case cannot be read, or no ground truth has an object.
     """
     if output.suffix != ".json" or output.is_dir() or not output.parent.is_dir():
         raise UserError(f"-o {output} must be a file that ends in .json, in a folder that exists")
@@ -88,6 +90,11 @@ def fit_ensemble(
             results[case] = lists
             bar.update()
     lists = [results[case] for case in cases]
+    if not any(len(part.instance_voxels) for case in lists for part in case):
+        raise UserError(
+            f"no ground truth in {job.ground_truth} has an object, so nothing can be scored: give a dataset or folds "
+            "that have some"
+        )
     n_models, classes = len(models.trainers), job.labels.classes
     volumes = np.concatenate([part.volumes_ml[part.source < n_models] for case in lists for part in case])
     space = Space(n_models, size_edges(volumes), max_bins, job.lows, PEAKS if job.lows else ())
@@ -111,6 +118,7 @@ def fit_ensemble(
         space=space,
         rule=rule,
         score=score,
+        unsaved=job.unsaved,
     )
     result.plan.write(output)
     return result
@@ -152,6 +160,7 @@ def _summary(models: Models, fitted: Fit, space: Space, rule: Rule, score: str, 
         "threshold": rule.threshold,
         "edges_ml": list(space.edges_ml),
         "parts": list(fitted.parts),
+        "enough_cases": fitted.tells,
         "models": [_estimate(estimate) for estimate in fitted.models],
         "procedures": [_estimate(estimate) for estimate in fitted.procedures.values()],
         "estimate": _estimate(fitted.whole),

@@ -15,8 +15,8 @@ from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, outco
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.report.charts import ObjectCounts, objects_by_size
-from nnunet_instance_trainers.evaluation.scoring.case_scores import bin_names
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import BINS_ML
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 
 __all__ = ["commands", "counts_by_size", "draw_sizes", "format_fit"]
 
@@ -52,12 +52,17 @@ def format_fit(fitted: Fitted) -> str:
 def _cells(estimate: Estimate) -> tuple[str, ...]:
     return (
         f"{estimate.score:.3f}",
-        "{:.3f} to {:.3f}".format(*estimate.interval),
+        _interval(estimate.interval, ".3f"),
         f"{estimate.gain:+.3f}",
-        "{:+.3f} to {:+.3f}".format(*estimate.gain_interval),
+        _interval(estimate.gain_interval, "+.3f"),
         f"{estimate.counts.f1_iou50:.3f}",
         f"{estimate.counts.volume_ratio:.2f}",
     )
+
+
+def _interval(bounds: tuple[float, float], form: str) -> str:
+    low, high = bounds
+    return "-" if np.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 def _answer(fitted: Fitted) -> list[str]:
@@ -67,10 +72,22 @@ def _answer(fitted: Fitted) -> list[str]:
         what = f"one model, {plan.models[0]}"
     more = " and ".join(part for part in parts if "bins" not in part)
     lines = [f"Answer: {what}{f', with {more}' if more else ''}."]
+    if not fitted.fit.tells:
+        lines = [
+            f"Answer: too few cases to tell. With a group of cases set aside {fitted.fit.left} are left; with fewer "
+            f"than {fitted.fit.needed} even a gain in every case may be chance. Until then: {what}."
+        ]
+    if fitted.unsaved:
+        missing, first = len(fitted.unsaved), fitted.unsaved[0]
+        whole = len(fitted.cases) * len(fitted.models.trainers)
+        lines.append(
+            f"Hysteresis was not tried: {missing} of {whole} .npz {'is' if missing == 1 else 'are'} missing "
+            f"({first.name} in {first.parent}); '--val --npz' of 'train' writes them."
+        )
     refused = [_REFUSED[part] for part in fitted.space.parts if part not in parts]
     if "bins" not in parts and "more bins" in fitted.space.parts:
         refused.remove(_REFUSED["more bins"])
-    if refused:
+    if refused and fitted.fit.tells:
         lines.append(f"Not taken, as no gain on held-out cases exceeds chance: {', '.join(refused)}.")
     for key, name in zip(fitted.keys, fitted.names) if parts else ():
         ranges = ", ".join(

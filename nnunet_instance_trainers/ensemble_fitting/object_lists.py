@@ -15,11 +15,11 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from nnunet_instance_trainers.ensembling.component_volumes import in_range
 from nnunet_instance_trainers.ensembling.object_claims import range_distance
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.detection import OVERLAP, Outcome, Pairs, Rule
 from nnunet_instance_trainers.instances import label_components, renumber
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
 __all__ = ["Choice", "ObjectLists", "count_choice", "list_objects", "outcome_of"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,45 +74,79 @@ def ensemble_case(job: Job, case: str) -> list[Row]:
         UserError: a file is unreadable, does not fit the others or dataset.json, or cannot be written.
     """
     reader = job.reader()
-    images, geometry = _read(job, reader, case)
-    spacing = _spacing(job, case, next(iter(images.values()))[0].shape, geometry)
-    masks = _masks(job, case, images)
-    shape = next(iter(masks.values())).shape
-    box = box_around(np.logical_or.reduce(list(masks.values())))
-    masks = {key: mask[box] for key, mask in masks.items()}
-    image, sources = _merge(job, masks, spacing)
+    image, geometry, rows = _merged(job, reader, case)
+    with write_case(job.output, case, rows) as folder:
+        for name, part in _parts(job, image, case):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            _write(reader, part, folder / name / f"{case}{job.ending}", geometry, case)
+    return rows
+
+
+def _merged(job: Job, reader: BaseReaderWriter, case: str) -> tuple[np.ndarray, dict[str, Any], list[Row]]:
+    """The image (*S) of the ensemble, its geometry, and the rows."""
+    models, geometry = _read(job, reader, case)
+    shape = next(iter(models.values())).image.shape
+    spacing = _spacing(job, case, shape, geometry)
+    occupied = np.zeros(shape, dtype=bool)
+    for model in models.values():
+        model.add_to(occupied)
+    box = box_around(occupied)
+    del occupied
+    image, sources = _merge(job, {name: model.inside(box) for name, model in models.items()}, spacing)
     image, too_small = _without_small(job, image, spacing)
     rows = [
         _row(job, case, c, sources[c.key], too_small[c.key], label_components(c.mask(image))[1])
         for c in job.labels.classes
     ]
-    maps = _instances(job, image, case) if job.instances else {}
-    with write_case(job.output, case, rows) as folder:
-        for name, part in {".": image, **maps}.items():
-            whole = np.zeros(shape, dtype=part.dtype)
-            whole[box] = part
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            _write(reader, whole, folder / name / f"{case}{job.ending}", geometry, case)
-    return rows
+    whole = np.zeros(shape, dtype=image.dtype)
+    whole[box] = image
+    return whole, geometry, rows
 
 
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def _read(job: Job, reader: BaseReaderWriter, case: str) -> tuple[dict[str, list[np.ndarray]], dict[str, Any]]:
-    """The label images (*S) of each model, one per fold, and their common geometry."""
-    images: dict[str, list[np.ndarray]] = {name: [] for name in job.plan.models}
+@dataclass(frozen=True)
+class _Voted:
+    """What the folds of a model agree on.
+
+    Attributes:
+        image: (*S) labels, of the folds or of the only one.
+        masks: (*S) bool of each class that had a vote of its own.
+    """
+
+    image: np.ndarray
+    masks: Mapping[str, np.ndarray]
+
+    def mask(self, c: ForegroundClass) -> np.ndarray:
+        return self.masks[c.key] if c.key in self.masks else c.mask(self.image)
+
+    def add_to(self, occupied: np.ndarray) -> None:
+        """Mark where there is anything."""
+        occupied |= self.image > 0
+        for mask in self.masks.values():
+            occupied |= mask
+
+    def inside(self, box: tuple[slice, ...]) -> _Voted:
+        return _Voted(self.image[box], {key: mask[box] for key, mask in self.masks.items()})
+
+
+def _read(job: Job, reader: BaseReaderWriter, case: str) -> tuple[dict[str, _Voted], dict[str, Any]]:
+    """What each model says, one model after the other so that few images are held at once, and their geometry."""
+    models: dict[str, _Voted] = {}
     first: tuple[Path, np.ndarray, dict[str, Any]] | None = None
-    for name, own_images in images.items():
+    for name in job.plan.models:
+        folds = []
         for folder in job.folders[name]:
             path = folder / f"{case}{job.ending}"
             image, geometry = read_known_labels(reader, path, case, job.labels.known)
             if first is None:
                 first = path, image, geometry
             check_grid(path, case, image, geometry, *first[1:], other=str(first[0]))
-            own_images.append(image)
+            folds.append(image)
+        models[name] = _vote(job, case, name, folds)
     assert first is not None
-    return images, first[2]
+    return models, first[2]
 
 
 def _spacing(job: Job, case: str, shape: Sequence[int], geometry: dict[str, Any]) -> tuple[float, ...]:
@@ -123,24 +157,21 @@ def _spacing(job: Job, case: str, shape: Sequence[int], geometry: dict[str, Any]
     return (1.0, *spacing[1:]) if flat else spacing
 
 
-def _masks(job: Job, case: str, images: dict[str, list[np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
-    """(*S) bool for each class and each of its models, after the vote over folds."""
+def _vote(job: Job, case: str, name: str, folds: Sequence[np.ndarray]) -> _Voted:
     plan, masks = job.plan, {}
-    for name, folds in images.items():
-        votes = plan.vote if len(folds) > 1 else None
-        classes = [c for c in job.labels.classes if any(member.name == name for member in plan.members[c.key])]
-        by_hysteresis = [c for c in classes if plan.hysteresis.get(c.key) is not None]
-        if by_hysteresis:
-            parts = [_hysteresis(job, case, *fold, by_hysteresis) for fold in zip(job.folders[name], folds)]
-            for c in by_hysteresis:
-                masks[c.key, name] = majority_vote([part[c.key] for part in parts], votes)
+    votes = plan.vote if len(folds) > 1 else None
+    classes = [c for c in job.labels.classes if any(member.name == name for member in plan.members[c.key])]
+    by_hysteresis = [c for c in classes if plan.hysteresis.get(c.key) is not None]
+    if by_hysteresis:
+        parts = [_hysteresis(job, case, *fold, by_hysteresis) for fold in zip(job.folders[name], folds)]
+        for c in by_hysteresis:
+            masks[c.key] = majority_vote([part[c.key] for part in parts], votes)
+    if job.labels.regions_order is not None and len(folds) > 1:
         # Regions share voxels, so each has a vote of its own; of labels a voxel can have but one.
-        voted = majority_vote(folds, votes) if job.labels.regions_order is None else None
         for c in classes:
             if c not in by_hysteresis:
-                mask = majority_vote([c.mask(fold) for fold in folds], votes) if voted is None else c.mask(voted)
-                masks[c.key, name] = mask
-    return masks
+                masks[c.key] = majority_vote([c.mask(fold) for fold in folds], votes)
+    return _Voted(majority_vote(folds, votes), masks)
 
 
 def _hysteresis(
@@ -159,16 +190,14 @@ def _hysteresis(
 # --- merging -----------------------------------------------------------------------------------------------
 
 
-def _merge(
-    job: Job, masks: dict[tuple[str, str], np.ndarray], spacing: Sequence[float]
-) -> tuple[np.ndarray, dict[str, Sources]]:
+def _merge(job: Job, given: Mapping[str, _Voted], spacing: Sequence[float]) -> tuple[np.ndarray, dict[str, Sources]]:
     """The label image of the ensemble, and for each class where its objects came from."""
     plan, models = job.plan, job.plan.models
     claims, sources = {}, {}
     for c in job.labels.classes:
         members = plan.members[c.key]
         merged = merge_members(
-            [masks[c.key, member.name] for member in members],
+            [given[member.name].mask(c) for member in members],
             [member.range for member in members],
             spacing,
             rescue=plan.rescue,
@@ -198,21 +227,23 @@ def _without_small(job: Job, image: np.ndarray, spacing: Sequence[float]) -> tup
     return image * np.logical_or.reduce(masks), removed
 
 
-def _instances(job: Job, image: np.ndarray, case: str) -> dict[str, np.ndarray]:
-    """Ids (*S) by the folder that they are written to: one map, or with regions one for each."""
-    if job.labels.regions_order is None:
-        maps = {INSTANCES: label_components(image)[0]}
-    else:
-        maps = {
-            f"{INSTANCES}/region_{'_'.join(map(str, c.labels))}": label_components(c.mask(image))[0]
-            for c in job.labels.classes
-        }
+def _parts(job: Job, image: np.ndarray, case: str) -> Iterator[tuple[str, np.ndarray]]:
+    """What is written, one after the other, by the folder: the image, and ids (*S) of all or of each region."""
+    yield ".", image
+    if job.instances and job.labels.regions_order is None:
+        yield INSTANCES, _numbered(job, image, case)
+    elif job.instances:
+        for c in job.labels.classes:
+            yield f"{INSTANCES}/region_{'_'.join(map(str, c.labels))}", _numbered(job, c.mask(image), case)
+
+
+def _numbered(job: Job, labels: np.ndarray, case: str) -> np.ndarray:
+    ids, n = label_components(labels)
     # nnU-Net's writers have 16 bits for a label, and one of them (2.8.1) has 8.
     most = 255 if job.reader.__name__ == "SimpleITKIOWithReorient" else 65535
-    n = max(int(ids.max(initial=0)) for ids in maps.values())
     if n > most:
         raise UserError(f"case {case!r} has {n} objects, and an instance map holds {most}: leave --instances away")
-    return maps
+    return ids.astype(np.uint16)
 
 
 # --- writing -----------------------------------------------------------------------------------------------

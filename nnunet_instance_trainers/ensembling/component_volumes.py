@@ -12,13 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
-__all__ = ["Components", "Range", "find_components", "in_range", "keep_area_range", "keep_volume_range"]
+__all__ = ["Components", "Range", "find_components", "keep_area_range", "keep_volume_range"]
 
 Range = tuple[float, float]
-
-# Images carry their spacing in single precision, so an object of exactly an edge's size may come out a little smaller.
-_TOLERANCE = 1e-6
 
 
 class Components(NamedTuple):
@@ -51,21 +49,8 @@ def find_components(segmentation: np.ndarray, spacing_mm: Sequence[float]) -> Co
     if len(spacing_mm) != segmentation.ndim:
         raise ValueError(f"expected a spacing for each axis of shape {segmentation.shape}, got {tuple(spacing_mm)}")
     ids, n = label_components(segmentation)
-    voxels = np.bincount(ids.ravel(), minlength=n + 1)[1:]
+    voxels = np.bincount(ids[ids > 0], minlength=n + 1)[1:]  # of the whole it would make a copy in 64 bits
     return Components(ids, voxels * (prod(map(float, spacing_mm)) / 1000))
-
-
-def in_range(volume_ml: np.ndarray, low_ml: float, high_ml: float) -> np.ndarray:
-    """Which volumes are at least ``low_ml`` and below ``high_ml``.
-
-    A volume within a millionth of an edge is at the edge. Ranges that share an edge share no volume and leave none out.
-
-    Raises:
-        ValueError: the range is empty or begins below 0.
-    """
-    if not 0 <= low_ml < high_ml:
-        raise ValueError(f"a range goes from 0 or more upwards, got {low_ml} to {high_ml}")
-    return (volume_ml >= low_ml * (1 - _TOLERANCE)) & (volume_ml < high_ml * (1 - _TOLERANCE))
 
 
 def keep_volume_range(

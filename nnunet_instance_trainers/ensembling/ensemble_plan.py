@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["ALL", "EnsemblePlan", "Member", "check_ranges"]
@@ -97,7 +98,7 @@ class EnsemblePlan:
         if ALL in self.members and len(self.members) > 1:
             raise UserError(f"{ALL!r} stands for all classes, so there can be no other beside it")
         for key, members in self.members.items():
-            check_ranges(members, gaps=self.gaps, where=f"class {key}")
+            check_ranges(members, gaps=self.gaps, where="the ensemble" if key == ALL else f"class {key}")
         for name in ("min_volume_ml", "hysteresis"):
             unknown = sorted(set(getattr(self, name)) - set(self.members))
             if unknown:
@@ -205,18 +206,12 @@ class EnsemblePlan:
         Raises:
             UserError: the file is missing, no JSON, or odd.
         """
-        try:
-            content = json.loads(file.read_text())
-        except OSError:
-            raise UserError(f"cannot read {file}: give the file that fit-ensemble wrote") from None
-        except (ValueError, RecursionError):
-            raise UserError(f"{file} is no JSON: give the file that fit-ensemble wrote") from None
-        return cls.from_json(content, str(file))
+        return cls.from_json(read_json(file, "give the file that fit-ensemble wrote"), str(file))
 
     def write(self, file: Path) -> None:
         text = json.dumps(self.to_json(), indent=2)
         with write_atomically(file) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 def check_ranges(members: Sequence[Member], *, gaps: bool = False, where: str = "the ensemble") -> None:
@@ -237,15 +232,16 @@ def check_ranges(members: Sequence[Member], *, gaps: bool = False, where: str = 
             raise UserError(f"{where}: the name of a member must be text, got {m.name!r}")
         if not all(map(_is_number, m.range)) or not 0 <= m.low_ml < m.high_ml or m.low_ml == inf:
             raise UserError(f"{where}: the range {_text(*m.range)} of member {m.name!r} must go from 0 or more upwards")
+    allow = 'extend a range, or allow gaps with --gaps, in a file with "gaps": true'
     end, before = 0.0, ""
     for m in sorted(members, key=lambda member: member.low_ml):
         if m.low_ml < end:
             raise UserError(f"{where}: the ranges of {before!r} and {m.name!r} overlap from {m.low_ml:g} mL on")
         if m.low_ml > end and not gaps:
-            raise UserError(f"{where}: no member has the sizes {_text(end, m.low_ml)}, and gaps are not allowed")
+            raise UserError(f"{where}: no member has the sizes {_text(end, m.low_ml)}: {allow}")
         end, before = m.high_ml, m.name
     if end < inf and not gaps:
-        raise UserError(f"{where}: no member has the sizes {_text(end, inf)}, and gaps are not allowed")
+        raise UserError(f"{where}: no member has the sizes {_text(end, inf)}: {allow}")
 
 
 def _members(entry: dict[str, Any], key: str) -> list[Member]:

@@ -65,7 +65,7 @@ def ensemble(
     if not place.is_whole:
         try:
             rows = _run(job, cases, place.done(), n_processes)
-        except UserError:
+        except Exception:
             place.discard()
             raise
         place.finish([row for case in cases for row in rows[case]], _copies(folders, file))

@@ -13,7 +13,6 @@ from nnunet_instance_trainers.ensembling.component_volumes import (
     Components,
     Range,
     find_components,
-    in_range,
     keep_area_range,
     keep_volume_range,
 )
@@ -25,6 +24,7 @@ from nnunet_instance_trainers.ensembling.object_claims import (
     merge_members,
 )
 from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
 __all__ = [
     "Components",
@@ -64,10 +64,14 @@ def majority_vote(segmentations: Sequence[np.ndarray], votes: int | None = None)
     if not 1 <= votes <= len(segmentations):
         raise ValueError(f"{votes} votes of {len(segmentations)} segmentations are impossible")
     check_shapes(segmentations)
+    if len(segmentations) == 1:
+        return segmentations[0]
     result = np.zeros_like(segmentations[0])
-    most = np.full(result.shape, votes - 1, dtype=np.uint16)
+    most = np.full(result.shape, votes - 1, dtype=np.min_scalar_type(len(segmentations)))
     for label in np.unique([label for image in segmentations for label in np.unique(image) if label]):
-        count = sum((image == label).astype(np.uint16) for image in segmentations)
+        count = np.zeros_like(most)
+        for image in segmentations:
+            count += image == label
         result[count > most] = label
         np.maximum(most, count, out=most)
     return result

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nnunet_instance_trainers.ensembling.component_volumes import Range, find_components, in_range
+from nnunet_instance_trainers.ensembling.component_volumes import Range, find_components
+from nnunet_instance_trainers.instances.volume_ranges import in_range
 
 __all__ = ["Merged", "Sources", "check_shapes", "combine_classes", "merge_members", "range_distance"]
 
@@ -72,10 +73,8 @@ def merge_members(
     """
     _check_ranges(ranges)
     check_shapes(masks)
-    components = [find_components(mask, spacing_mm) for mask in masks]
-    occupied = np.flatnonzero(np.logical_or.reduce([np.asarray(mask) for mask in masks]))
-    ids = [part.ids.ravel()[occupied] for part in components]
-    volumes = [part.volume_ml for part in components]
+    occupied = np.flatnonzero(_union(masks))
+    ids, volumes = zip(*(_components_at(mask, spacing_mm, occupied) for mask in masks))
     chosen = [np.append(False, in_range(volume, *range_)) for volume, range_ in zip(volumes, ranges)]
     kept = tuple(int(chosen_here.sum()) for chosen_here in chosen)
     straddling = _Straddling(ids, volumes, ranges, chosen)
@@ -92,6 +91,19 @@ def merge_members(
         lost=0 if rescue else straddling.number,
     )
     return Merged(claims, sources)
+
+
+def _union(masks: Sequence[np.ndarray]) -> np.ndarray:
+    union = np.zeros(np.shape(masks[0]), dtype=bool)
+    for mask in masks:  # logical_or.reduce would put them into one array first
+        union |= np.asarray(mask) > 0
+    return union
+
+
+def _components_at(mask: np.ndarray, spacing_mm: Sequence[float], place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of components (K,) at some voxels, and the volume of each; the whole image of ids is not kept."""
+    components = find_components(mask, spacing_mm)
+    return components.ids.ravel()[place], components.volume_ml
 
 
 class _Straddling:

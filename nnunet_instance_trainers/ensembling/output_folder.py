@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.text_files import read_table
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]
@@ -49,7 +50,7 @@ def write_case(folder: Path, case: str, rows: Sequence[Row]) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     with write_atomically(folder / _RECORDS / f"{case}.json") as file:
-        file.write_text(json.dumps(rows))
+        file.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def _move(source: Path, target: Path, last: str | None = None) -> None:
@@ -95,7 +96,7 @@ class Output:
     def done(self) -> dict[str, list[Row]]:
         """The rows of the cases that an earlier run made."""
         files = (self.folder / _RECORDS).glob("[!.]*.json")
-        return {file.name.removesuffix(".json"): json.loads(file.read_text()) for file in files}
+        return {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
 
     def finish(self, rows: Sequence[Row], copies: dict[str, Path]) -> None:
         """Write the table, copy some files by their new names, and put everything in its place.
@@ -103,7 +104,10 @@ class Output:
         Raises:
             UserError: it cannot be written.
         """
-        with write_atomically(self.folder / _TABLE) as temporary, open(temporary, "w", newline="") as stream:
+        with (
+            write_atomically(self.folder / _TABLE) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as stream,
+        ):
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -130,11 +134,10 @@ class Output:
 
     def read_table(self) -> list[Row]:
         """The rows of what is in its place."""
-        with open(self.place / _TABLE, newline="") as stream:
-            return [
-                {name: cell if name in ("case", "class") else int(cell) for name, cell in row.items()}
-                for row in csv.DictReader(stream)
-            ]
+        return [
+            {name: cell if name in ("case", "class") else int(cell) for name, cell in row.items()}
+            for row in read_table(self.place / _TABLE, REMEDY)
+        ]
 
     def discard(self) -> None:
         """Leave nothing of the work that was begun."""
@@ -154,11 +157,11 @@ class Output:
         for file in (self.folder / _MARKER, self.folder / _SETTINGS):
             if file.is_file():
                 try:
-                    return json.loads(file.read_text())
+                    return json.loads(file.read_text(encoding="utf-8"))
                 except ValueError:
                     return None
         return None
 
     def _write_json(self, file: Path) -> None:
         with write_atomically(file) as temporary:
-            temporary.write_text(json.dumps(self._settings, indent=2))
+            temporary.write_text(json.dumps(self._settings, indent=2), encoding="utf-8")

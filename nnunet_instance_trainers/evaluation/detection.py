@@ -17,6 +17,7 @@ from scipy import ndimage
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
 from nnunet_instance_trainers.instances.matching import match_greedily, match_one_to_one
+from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
 __all__ = ["MATCHES", "OVERLAP", "Detection", "Outcome", "Pairs", "Rule", "detect"]
 
@@ -92,7 +93,7 @@ class Pairs:
 
     @classmethod
     def of(cls, instances: np.ndarray, components: np.ndarray) -> Pairs:
-        """The table of two int32 id images (*S), each numbered from 1 on without gaps."""
+        """The table of two int32 images of ids, or of their values at some voxels, each numbered 1.. without gaps."""
         ids, parts = (torch.from_numpy(image)[None] for image in (instances, components))
         table = OverlapTable(ids, parts)
         arrays = (table.instances.size, table.components.size, table.instance, table.component, table.size)
@@ -200,8 +201,8 @@ class Outcome:
 
     def counts_by_size(self, edges_ml: np.ndarray) -> list[Counts]:
         """Counts in len(edges_ml) + 1 bins [a, b) of an object's own volume; voxels and volumes are the image's."""
-        instance_bin = np.digitize(self.instance_ml, edges_ml)
-        component_bin = np.digitize(self.component_ml, edges_ml)
+        instance_bin = size_bins(self.instance_ml, edges_ml)
+        component_bin = size_bins(self.component_ml, edges_ml)
         return [self._count(instance_bin == b, component_bin == b) for b in range(len(edges_ml) + 1)]
 
     def _count(self, instances: np.ndarray, components: np.ndarray) -> Counts:
@@ -230,23 +231,42 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Detection(Outcome):
-    """The same with the images that the objects are in.
+    """The same with where the objects are, by their voxels alone: whole images of ids are made when asked for.
 
     Attributes:
-        instances: (*S) ids 1..N of the target.
-        components: (*S) ids 1..M of the prediction.
+        shape: (*S) of the image.
+        place: (K,) flat positions of all voxels of objects.
+        instance_at, component_at: (K,) int32, what is there: 1..N of the target, 1..M of the prediction, 0 for none.
         instance_ids: (N,) the ids that the instances came with.
     """
 
-    instances: np.ndarray
-    components: np.ndarray
+    shape: tuple[int, ...]
+    place: np.ndarray
+    instance_at: np.ndarray
+    component_at: np.ndarray
     instance_ids: np.ndarray
+
+    @property
+    def instances(self) -> np.ndarray:
+        """(*S) int32 ids 1..N of the target."""
+        return self._image(self.instance_at)
+
+    @property
+    def components(self) -> np.ndarray:
+        """(*S) int32 ids 1..M of the prediction."""
+        return self._image(self.component_at)
+
+    def _image(self, ids: np.ndarray) -> np.ndarray:
+        image = np.zeros(self.shape, dtype=np.int32)
+        image.ravel()[self.place] = ids
+        return image
 
 
 def detect(
-    instances: np.ndarray,
+    instances: np.ndarray | None,
     prediction: np.ndarray,
     *,
+    within: np.ndarray | None = None,
     valid: np.ndarray | None = None,
     rule: Rule = OVERLAP,
     voxel_ml: float = 0.001,
@@ -254,8 +274,10 @@ def detect(
     """Compare target instances with the connected components of a prediction, for one class.
 
     Args:
-        instances: (*S) integer ids of the target, 0 is background; any numbering.
+        instances: (*S) integer ids of the target, 0 is background; any numbering. None for the connected components
+            of ``within``.
         prediction: (*S) mask of the predicted class.
+        within: (*S) bool, the class in the target, where ids count; None means everywhere.
         valid: (*S) bool, False where voxels are ignored; None means nowhere. An object beside an ignored voxel
             that meets nothing is no object here, for it may go on where nobody annotated.
         rule: when an instance is found.
@@ -265,7 +287,7 @@ def detect(
         What was found, missed and invented.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or there is neither a target nor a class of it.
 
     Example:
         >>> target = np.array([[1, 1, 0, 0, 2]])
@@ -273,53 +295,62 @@ def detect(
         >>> counts.found, counts.missed, counts.false, counts.sensitivity
         (1, 1, 0, 0.5)
     """
-    if instances.shape != prediction.shape:
-        raise ValueError(f"target and prediction must have one shape, got {instances.shape} and {prediction.shape}")
-    predicted = prediction > 0
+    if within is None:
+        if instances is None:
+            raise ValueError("either instances or within must be given")
+        within = instances > 0
+    for name, other in (("target", instances), ("prediction", prediction), ("valid", valid)):
+        if other is not None and other.shape != within.shape:
+            raise ValueError(f"target and {name} must have one shape, got {within.shape} and {other.shape}")
+    predicted = prediction > 0 if valid is None else (prediction > 0) & valid
+    place = np.flatnonzero(within | predicted if valid is None else (within | predicted) & valid)
+    # One image of ids at a time: of a large one it takes more memory than all else.
+    ids = _at(label_components(within, rule.connectivity)[0] if instances is None else instances, place)
+    ids[~_at(within, place)] = 0
+    parts = _at(label_components(predicted, rule.connectivity)[0], place)
+    foregrounds = (ids > 0, parts > 0, (ids > 0) & (parts > 0))
+    target_voxels, predicted_voxels, shared_voxels = (int(np.count_nonzero(mask)) for mask in foregrounds)
     if valid is not None:
-        if valid.shape != instances.shape:
-            raise ValueError(f"valid must have the shape of the target, {instances.shape}, got {valid.shape}")
-        instances, predicted = np.where(valid, instances, 0), predicted & valid
-    foregrounds = (instances > 0, predicted, (instances > 0) & predicted)
-    target_voxels, predicted_voxels, shared_voxels = map(np.count_nonzero, foregrounds)
-    components = label_components(predicted, rule.connectivity)[0]
-    if valid is not None:
-        instances, components = _without_cut_objects(instances, components, ~valid)
+        near = ndimage.binary_dilation(~valid, np.ones((3,) * valid.ndim, bool))
+        ids, parts = _without_cut_objects(ids, parts, _at(near, place))
     if rule.minimum_ml:
-        instances, components = (_large(image, rule.minimum_ml / voxel_ml) for image in (instances, components))
-        components = renumber(components)[0]
-    ids, components = renumber(instances)[0].view(np.int32), components.view(np.int32)  # which torch knows
+        ids, parts = (_large(own, rule.minimum_ml / voxel_ml) for own in (ids, parts))
+    instance_at, component_at = (renumber(own)[0].view(np.int32) for own in (ids, parts))  # which torch knows
     return Detection.of(
-        Pairs.of(ids, components),
+        Pairs.of(instance_at, component_at),
         rule,
-        instances=ids,
-        components=components,
-        instance_ids=np.unique(instances[instances > 0]),
+        shape=within.shape,
+        place=place,
+        instance_at=instance_at,
+        component_at=component_at,
+        instance_ids=np.unique(ids[ids > 0]),
         voxel_ml=voxel_ml,
-        target_voxels=int(target_voxels),
-        predicted_voxels=int(predicted_voxels),
-        shared_voxels=int(shared_voxels),
+        target_voxels=target_voxels,
+        predicted_voxels=predicted_voxels,
+        shared_voxels=shared_voxels,
     )
 
 
 def _large(ids: np.ndarray, voxels: float) -> np.ndarray:
-    """The objects of at least so many voxels, up to rounding."""
+    """Of ids (K,) those of at least so many voxels, up to rounding; 0 for the others."""
     numbers, n = renumber(ids)
-    kept = np.bincount(numbers.ravel(), minlength=n + 1) >= voxels * (1 - 1e-9)
-    return np.where(kept[numbers], ids, 0)
+    return np.where((np.bincount(numbers, minlength=n + 1) >= voxels * (1 - 1e-9))[numbers], ids, 0)
+
+
+def _at(image: np.ndarray, place: np.ndarray) -> np.ndarray:
+    return image.ravel()[place]
 
 
 def _without_cut_objects(
-    instances: np.ndarray, components: np.ndarray, ignored: np.ndarray
+    instances: np.ndarray, components: np.ndarray, near: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out the objects that touch an ignored voxel and meet nothing."""
-    near = ndimage.binary_dilation(ignored, np.ones((3,) * ignored.ndim, bool))
+    """Leave out the objects that touch an ignored voxel and meet nothing; ids (K,) and whether one is beside (K,)."""
     both = (instances > 0) & (components > 0)
     kept = []
     for ids in (instances, components):
         cut = np.setdiff1d(ids[near & (ids > 0)], ids[both])
         kept.append(np.where(np.isin(ids, cut), 0, ids))
-    return kept[0], renumber(kept[1])[0]
+    return kept[0], kept[1]
 
 
 def _marked(members: np.ndarray, of: np.ndarray) -> np.ndarray:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation.comparing.ranking import interval
+from nnunet_instance_trainers.evaluation.comparing.ranking import FEWEST_CASES, interval
 from nnunet_instance_trainers.evaluation.detection import detect
 
 __all__ = ["RATES", "Candidates", "Curve", "Froc", "find_candidates", "froc", "froc_curve"]
@@ -64,7 +63,12 @@ class Froc:
 
 
 def find_candidates(
-    instances: np.ndarray, probabilities: np.ndarray, *, threshold: float = 0.1, valid: np.ndarray | None = None
+    instances: np.ndarray | None,
+    probabilities: np.ndarray,
+    *,
+    threshold: float = 0.1,
+    within: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
 ) -> Candidates:
     """The candidates of one image: components of p >= threshold, each with its peak probability as score.
 
@@ -73,19 +77,21 @@ def find_candidates(
     with the greatest Dice; here the highest score of all that meet it, so that lowering a threshold never loses one.
 
     Args:
-        instances: (*S) integer ids of the target, 0 is background.
+        instances: (*S) as for :func:`detect`.
         probabilities: (*S) of the class.
         threshold: above 0; neighbouring objects may run into one candidate where it is low.
-        valid: (*S) bool, as for :func:`detect`.
+        within, valid: (*S) bool, as for :func:`detect`.
 
     Example:
         >>> found = find_candidates(np.array([[1, 1, 0, 0, 0, 0]]), np.array([[0.2, 0.9, 0.0, 0.4, 0.0, 0.3]]))
         >>> found.found.tolist(), found.false.tolist()
         ([0.9], [0.4, 0.3])
     """
-    detection = detect(instances, probabilities >= threshold, valid=valid)
+    detection = detect(instances, probabilities >= threshold, within=within, valid=valid)
     pairs, hits = detection.pairs, detection.hits
-    peaks = np.asarray(ndimage.maximum(probabilities, detection.components, np.arange(1, len(hits) + 1)), float)
+    scores = probabilities.ravel()[detection.place]
+    peaks = np.zeros(len(hits))
+    np.maximum.at(peaks, detection.component_at[detection.component_at > 0] - 1, scores[detection.component_at > 0])
     found = np.zeros(len(detection.found))
     np.maximum.at(found, pairs.instance, peaks[pairs.component])
     return Candidates(found, peaks[~hits])
@@ -106,7 +112,7 @@ def froc(
     level: float = 0.95,
     seed: int = 0,
 ) -> Froc:
-    """FROC of images, with percentile bootstrap intervals.
+    """FROC of images, with percentile bootstrap intervals; nan for fewer than five images.
 
     A sample draws as many images with replacement; its false positives are divided by its number of images. Samples
     without any instance are left out.
@@ -122,7 +128,7 @@ def froc(
     sensitivity = events.sensitivity_at(rates, np.ones(n))
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     drawn = np.array([events.sensitivity_at(rates, times) for times in draws]).reshape(samples, len(rates))
-    drawn = drawn[~np.isnan(drawn).any(1)]
+    drawn = drawn[~np.isnan(drawn).any(1) & (n >= FEWEST_CASES)]
     low, high = interval(drawn, level)
     average_low, average_high = interval(drawn.mean(1), level)
     return Froc(

@@ -15,10 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy
 
 __all__ = [
     "ASL",
@@ -164,10 +164,30 @@ class BinaryCrossEntropy(PointwiseCriterion):
     """
 
     def positive(self, p: Tensor) -> Tensor:
-        return binary_cross_entropy(p, torch.ones_like(p), reduction="none")
+        return _CrossEntropy.apply(p, True)
 
     def negative(self, p: Tensor) -> Tensor:
-        return binary_cross_entropy(p, torch.zeros_like(p), reduction="none")
+        return _CrossEntropy.apply(p, False)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """-log p, or -log(1 - p), with torch's limits: values up to 100, gradients up to 10^12.
+
+    ``torch.nn.functional.binary_cross_entropy`` stops at a NaN, on a GPU for good; this passes it on to the loss, as
+    nnU-Net's own losses do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, positive: bool) -> Tensor:
+        ctx.save_for_backward(p)
+        ctx.positive = positive
+        return (p.log() if positive else (-p).log1p_()).clamp_(min=-100).neg_()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (p,) = ctx.saved_tensors
+        slope = gradient / (p if ctx.positive else 1 - p).clamp(min=1e-12)
+        return -slope if ctx.positive else slope, None
 
 
 @dataclass(frozen=True)

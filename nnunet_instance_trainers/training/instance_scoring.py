@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 from nnunet_instance_trainers.configuration import Settings
 from nnunet_instance_trainers.data.map_store import remove_unfinished, write_atomically
+from nnunet_instance_trainers.data.raw_files import RawFiles
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate, format_table
 from nnunet_instance_trainers.training.file_faults import GO_ON
@@ -100,7 +101,13 @@ class nnUNetTrainerScored(nnUNetTrainer):
         if self.label_manager.has_regions:
             return names
         labels = {name: self.dataset_json["labels"][name] for name in names}
-        return sorted(names, key=lambda name: labels[name][0] if isinstance(labels[name], list) else labels[name])
+        return sorted(names, key=lambda name: int(np.atleast_1d(labels[name])[0]))
+
+    def _chosen_names(self) -> list[str]:
+        """The classes or regions that get the instance terms."""
+        first = 0 if self.label_manager.has_regions else 1
+        names = self._class_names()
+        return [names[channel - first] for channel in self.instance_channels]
 
     # --- the best epoch -----------------------------------------------------------------------------------
 
@@ -156,16 +163,20 @@ class nnUNetTrainerScored(nnUNetTrainer):
                 validation,
                 Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
                 validation / "instance_scores",
-                instances=self._annotated_maps(),
+                instances=self._raw_files.annotated,
+                instance_classes=self._chosen_names(),
                 subset=True,
                 n_processes=default_num_processes,
             )
-        except UserError as error:  # the training is done and nnU-Net's own scores are written
-            self.print_to_log_file(f"no instance scores of the validation: {error}")
+        except Exception as error:  # the training is done and nnU-Net's own scores are written
+            reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self.print_to_log_file(f"no instance scores of the validation: {reason}")
         else:
             self.print_to_log_file(f"Instance scores of the validation\n{format_table(evaluation)}")
 
-    def _annotated_maps(self) -> Path | None:
-        """The folder of the annotators' maps, where the dataset has one."""
-        folder = Path(nnUNet_raw) / self.plans_manager.dataset_name / "instancesTr" if nnUNet_raw.is_set() else None
-        return folder if folder is not None and folder.is_dir() else None
+    @property
+    def _raw_files(self) -> RawFiles:
+        """The labels and annotators' maps of the dataset, as far as they are on this machine."""
+        kept = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
+        raw = Path(nnUNet_raw) / self.plans_manager.dataset_name if nnUNet_raw.is_set() else None
+        return RawFiles(kept, raw, self.dataset_json)

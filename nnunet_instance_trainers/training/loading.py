@@ -9,8 +9,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from torch import distributed
 
 from nnunet_instance_trainers.data.instance_dataset import InstanceDataset, SampledDataset
-from nnunet_instance_trainers.data.map_store import Manifest, maps_folder, verify
-from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed, check_splits, preprocess_command
+from nnunet_instance_trainers.data.map_checks import verify
+from nnunet_instance_trainers.data.map_store import Manifest, maps_folder
+from nnunet_instance_trainers.data.nnunet_commands import dataset_id, preprocess_command
+from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed, check_splits
 from nnunet_instance_trainers.data.sampling import InstanceSampler
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError
@@ -76,7 +78,7 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
     def get_tr_and_val_datasets(self):
         training, validation = super().get_tr_and_val_datasets()
         is_current_format = issubclass(self.dataset_class, nnUNetDatasetBlosc2)
-        cases = sorted({*training.identifiers, *validation.identifiers})
+        cases = sorted(map(str, {*training.identifiers, *validation.identifiers}))  # nnU-Net's may be NumPy's
         if self.is_cascaded:
             self._check_previous_stage(cases)
         if not is_current_format and (self._needs_tables or self.instance_source == "patch"):
@@ -139,10 +141,10 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
         """Check the files that the training reads; with ``read`` nnU-Net's are opened too."""
         manager, folder = self.plans_manager, self.preprocessed_dataset_folder
         again = preprocess_command(manager.dataset_name, self.configuration_name, manager.plans_name)
-        check_splits(self.preprocessed_dataset_folder_base)
+        check_splits(self.preprocessed_dataset_folder_base, folder)
         check_preprocessed(folder, cases, again, read=read)
         if self._needs_tables and cases:
-            verify(folder, cases, self.instance_channels, self._precompute_command)
+            verify(folder, cases, self.instance_channels, self._raw_files, self._precompute_command, again)
 
     def _choose_source(self) -> str:
         """``"patch"``, ``"precomputed"`` or ``"none"``: a resumed training's own, else as set, else as found."""
@@ -154,7 +156,7 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
         if recorded in ("patch", "precomputed"):
             return recorded
         has_maps = Manifest.file(maps_folder(self.preprocessed_dataset_folder)).is_file()
-        if self.settings.source is None and not has_maps and self._annotated_maps() is not None:
+        if self.settings.source is None and not has_maps and self._raw_files.annotated is not None:
             raise UserError(
                 f"dataset {self.plans_manager.dataset_name!r} has annotators' maps in instancesTr, but none are "
                 f"precomputed for configuration {self.configuration_name!r}: run '{self._precompute_command}', or "
@@ -170,7 +172,7 @@ class nnUNetTrainerWithInstances(nnUNetTrainerScored):
     def _precompute_command(self) -> str:
         manager = self.plans_manager
         return (
-            f"nnunet-instance precompute -d {int(manager.dataset_name[7:10])} -c {self.configuration_name} "
+            f"nnunet-instance precompute -d {dataset_id(manager.dataset_name)} -c {self.configuration_name} "
             f"-p {manager.plans_name}"
         )
 

@@ -14,19 +14,16 @@ from nnunet_instance_trainers.data.map_store import (
     Manifest,
     decode_map,
     digest,
-    is_current,
     map_file,
     maps_folder,
     remove_unfinished,
     segmentation_file,
     table_file,
-    verify,
     write_atomically,
     write_map,
 )
 from nnunet_instance_trainers.errors import UserError
 
-REMEDY = "nnunet-instance precompute -d 27 -c 2d -p nnUNetPlans"
 CASES = ["case_a", "case_b", "case_c"]
 
 
@@ -210,75 +207,3 @@ def test_an_unreadable_manifest_names_itself_and_the_remedy(preprocessed: Path, 
     message = re.escape(f"{file} is unreadable: delete it and run 'nnunet-instance precompute' again")
     with pytest.raises(UserError, match=message):
         Manifest.read(file.parent)
-    with pytest.raises(UserError, match=message):
-        verify(preprocessed, CASES, [1], REMEDY)
-
-
-# --- verify -----------------------------------------------------------------------------------------------
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def strike(preprocessed: Path, case: str) -> None:
-    manifest = Manifest.read(maps_folder(preprocessed))
-    assert manifest is not None
-    del manifest.cases[case]
-    manifest.write(maps_folder(preprocessed))
-
-
-DAMAGES = {
-    "map gone": (lambda p, case: map_file(maps_folder(p), case).unlink(), "its instance map is missing"),
-    "table gone": (lambda p, case: table_file(maps_folder(p), case).unlink(), "its instance map is missing"),
-    "not in the manifest": (strike, "its instance map is missing"),
-    "segmentation gone": (
-        lambda p, case: segmentation_file(p, case).unlink(),
-        "its preprocessed segmentation is missing",
-    ),
-    "other segmentation": (
-        lambda p, case: flip_a_bit(segmentation_file(p, case)),
-        "its instance map is older than its preprocessed segmentation",
-    ),
-    "map truncated": (lambda p, case: truncate(map_file(maps_folder(p), case)), "its instance map is damaged"),
-    "map flipped": (lambda p, case: flip_a_bit(map_file(maps_folder(p), case)), "its instance map is damaged"),
-    "table truncated": (lambda p, case: truncate(table_file(maps_folder(p), case)), "its instance map is damaged"),
-    "table flipped": (lambda p, case: flip_a_bit(table_file(maps_folder(p), case)), "its instance map is damaged"),
-}
-
-
-@pytest.mark.parametrize("damage, problem", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damage_names_the_case_the_problem_and_the_remedy(preprocessed: Path, damage: Callable, problem: str) -> None:
-    damage(preprocessed, "case_b")
-    with pytest.raises(UserError) as info:
-        verify(preprocessed, CASES, [1, 2], REMEDY)
-    assert str(info.value) == f"case 'case_b': {problem}: run '{REMEDY}'"
-    manifest = Manifest.read(maps_folder(preprocessed))
-    assert [is_current(manifest, preprocessed, case, "raw") for case in CASES] == [True, False, True]
-    assert not is_current(manifest, preprocessed, CASES[0], "mended")
-    verify(preprocessed, ["case_a", "case_c"], [1, 2], REMEDY)  # what the training does not read does not matter
-
-
-@pytest.mark.parametrize("channels", [[], [1], [2, 1]])
-def test_whole_maps_pass(preprocessed: Path, channels: list[int]) -> None:
-    verify(preprocessed, CASES, channels, REMEDY)
-    verify(str(preprocessed), CASES, channels, REMEDY)
-
-
-def test_no_maps_at_all(preprocessed: Path) -> None:
-    folder = maps_folder(preprocessed)
-    Manifest.file(folder).unlink()
-    with pytest.raises(UserError, match=re.escape(f"no instance maps in {folder}: run '{REMEDY}'")):
-        verify(preprocessed, CASES, [1], REMEDY)
-    assert not is_current(None, preprocessed, "case_a", "raw")
-
-
-def test_maps_made_without_a_class_of_the_training(preprocessed: Path) -> None:
-    with pytest.raises(UserError, match=f"were made without class 3: run '{REMEDY}'"):
-        verify(preprocessed, CASES, [1, 4, 3], REMEDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,11 +268,11 @@ def _unreadable(folder):
     "damage, says",
     [
         (_without_map, "is missing: add it"),
-        (_other_shape, r"has shape \(27, 40, 36\), its label \(28, 40, 36\)"),
-        (_other_geometry, "differs from its label in spacing"),
+        (_other_shape, "differs from its label in size: 36 x 40 x 27 against 36 x 40 x 28 voxels"),
+        (_other_geometry, "differs from its label in spacing: .* against 1 x 1 x 1"),
         (_ids_on_background, "has ids in 1 voxels that the label calls background"),
-        (_bare_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
-        (_negative_foreground, "has no id in .* foreground voxels: add them, or name the classes"),
+        (_bare_foreground, "has no id in .* foreground voxels.* add the objects, or name the classes"),
+        (_negative_foreground, "has ids below 0 in .* voxels, down to -1: they overflowed"),
         (_huge_ids, "has ids of 2\\^24 and more.*renumber them"),
         (_unreadable, "cannot read"),
     ],
@@ -331,6 +332,63 @@ def test_what_is_not_preprocessed_is_said_with_the_command(boxes):
         run(BOXES, ["2d"])
     with pytest.raises(UserError, match="nnUNetv2_plan_and_preprocess -d 901"):
         run(BOXES, ["2d"], "absent")
+
+
+def test_ids_in_many_pieces_are_said(boxes, capsys):
+    """A semantic mask taken for a map, or ids that wrapped: allowed, for pieces can be meant."""
+    folders, _ = boxes
+    for path in (folders.raw / BOXES / "instancesTr").iterdir():
+        rewrite(path, lambda ids: (ids > 0).astype(np.uint8))
+    run(BOXES)
+    assert "ids are in several pieces each: are these instance maps?" in capsys.readouterr().out
+
+
+def test_a_label_that_is_not_that_of_the_preprocessed_segmentation_is_refused(boxes):
+    """nnUNetv2_preprocess -c 2d copies corrected labels, and 3d_fullres is as old as it was."""
+    import shutil
+
+    from nnunet_datasets import preprocess
+
+    from nnunet_instance_trainers.errors import UserError
+
+    folders, plans = boxes
+    for room in ("labelsTr", "instancesTr"):
+        rewrite(folders.raw / BOXES / room / "case_1.nii.gz", lambda image: np.roll(image[:, ::-1], 9, 2).copy())
+    with pytest.raises(UserError, match="labelsTr/case_1.nii.gz and nnU-Net's copy of it, .* differ"):
+        run(BOXES)
+    label = Path("labelsTr", "case_1.nii.gz")
+    shutil.copy(folders.raw / BOXES / label, folders.preprocessed / BOXES / "gt_segmentations" / label.name)
+    with pytest.raises(UserError, match="'case_1': .* is not the label of its preprocessed segmentation .* -c 3d_full"):
+        run(BOXES)
+    preprocess(folders, plans[BOXES], "3d_fullres")
+    run(BOXES)
+
+
+def test_maps_hold_the_classes_of_all_configurations_that_share_the_folder(boxes, capsys):
+    import shutil
+
+    from nnunet_datasets import write_plans
+
+    folders, plans = boxes
+    shutil.rmtree(folders.raw / CLASSES / "instancesTr")
+    configurations = {"3d_fullres": plans[CLASSES]["configurations"]["3d_fullres"]}
+    configurations["3d_fullres"]["instance_training"] = {"classes": ["odd"]}
+    configurations["3d_all"] = {"inherits_from": "3d_fullres", "instance_training": {}}
+    write_plans(folders, CLASSES, configurations)
+    folder = folders.preprocessed / CLASSES / "nnUNetPlans_3d_fullres_instances"
+
+    def channels():
+        return json.loads((folder / "manifest.json").read_text())["channels"]
+
+    run(CLASSES)
+    assert channels() == [1]
+    for chosen in (["3d_fullres", "3d_all"], ["3d_all"], ["3d_fullres"]):
+        run(CLASSES, chosen)
+        assert channels() == [1, 2]
+    del configurations["3d_all"]  # what other plans once asked for stays
+    write_plans(folders, CLASSES, configurations)
+    run(CLASSES)
+    assert channels() == [1, 2]
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])

@@ -74,3 +74,10 @@ def fail_at_one(folder: Path, cases: list[str]) -> None:
 def test_cases_that_wait_are_not_begun_after_a_failure(tmp_path: Path, end: Callable[[Path, list[str]], None]) -> None:
     end(tmp_path, [str(case) for case in range(300)])
     assert 0 < len(list(tmp_path.iterdir())) < 100
+
+
+def test_a_script_without_a_guard_is_told_to_add_one(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(WORK.replace('if __name__ == "__main__":', "if True:").replace("1000", "3"))
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode and f"each runs {script} anew, so put what it does below 'if __name__ ==" in done.stderr

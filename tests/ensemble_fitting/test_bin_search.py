@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nnunet_instance_trainers.ensemble_fitting.bin_search import SCORES_TO_FIT, Search, Space, Table, size_edges
-from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Fit, fit
+from nnunet_instance_trainers.ensemble_fitting.held_out_estimates import Fit, cases_needed, fit
 from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice, ObjectLists
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.detection import Rule
@@ -40,11 +40,14 @@ def lists_of(voxels: np.ndarray, real: np.ndarray, seen: np.ndarray, peak: np.nd
 
 
 def cases(
-    seen: Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray], seed: int = 0, n: int = 40
+    seen: Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray],
+    seed: int = 0,
+    n: int = 40,
+    n_cases: int = N_CASES,
 ) -> list:
     """Cases of one class: half of the objects are real, and ``seen`` says who sees which."""
     random, result = np.random.default_rng(seed), []
-    for _ in range(N_CASES):
+    for _ in range(n_cases):
         voxels = np.exp(random.uniform(np.log(5), np.log(5000), n)).astype(int)
         real = random.uniform(size=n) < 0.5
         result.append([lists_of(voxels, real, seen(random, voxels * VOXEL_ML, real))])
@@ -66,7 +69,8 @@ def fitted(made: list, n_models: int = 2, **options: object) -> tuple[Fit, Space
         n_models, size_edges(volumes), **{k: v for k, v in options.items() if k in ("lows", "peaks", "max_bins")}
     )
     table = Table(made, score=str(options.get("score", "f1")))
-    return fit(table, space, GROUPS, [f"model {m}" for m in range(n_models)], samples=200), space
+    groups = np.arange(len(made)) % 5
+    return fit(table, space, groups, [f"model {m}" for m in range(n_models)], samples=200), space
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -122,6 +126,27 @@ def test_noise_gives_no_gain() -> None:
         assert got.whole.gain_interval[0] <= 0
     assert np.mean(looks_better) > 0
     assert claimed == []
+
+
+def alike(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Two models that differ by chance."""
+    return np.stack([noisy(random, real, np.full(len(ml), 0.7)) for _ in range(2)], 1)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("n_cases", [3, 4, 9, 10])
+def test_of_fifty_trials_with_few_cases_at_most_one_takes_chance_for_gain(n_cases: int) -> None:
+    """Without the test of swaps 6 of 50 do with 10 cases of 6 objects, and 6 of 50 did with 3."""
+    fits = [fitted(cases(alike, seed, 6, n_cases), max_bins=2)[0] for seed in range(50)]
+    assert sum(bool(got.parts) for got in fits) <= 1
+
+
+@pytest.mark.parametrize("n_cases, tells", [(3, False), (4, False), (8, False), (12, True)])
+def test_too_few_cases_to_tell_is_an_answer(n_cases: int, tells: bool) -> None:
+    """Even where the gain is plain. Of 8 cases in 5 groups 6 are left, and two parts need 7."""
+    got, _ = fitted(cases(specialists, 1, n_cases=n_cases), max_bins=2)
+    assert got.tells == tells and bool(got.parts) == tells and got.needed == cases_needed(2, 0.95) == 7
+    assert np.isnan(got.whole.gain_interval).all() == (n_cases < 5)
 
 
 def test_a_least_volume_is_found() -> None:

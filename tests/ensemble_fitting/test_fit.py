@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.data.label_folders import find_labels
@@ -18,6 +20,7 @@ from nnunet_instance_trainers.ensemble_fitting.cross_validation import LOWS, Mod
 from nnunet_instance_trainers.ensemble_fitting.fit import make_plan
 from nnunet_instance_trainers.ensemble_fitting.object_lists import Choice
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
+from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate
 
@@ -194,8 +197,9 @@ def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bou
                 image = sitk.GetArrayFromImage(sitk.ReadImage(str(file))).astype(int)
                 image = np.roll(image, tuple(random.integers(-1, 2, 3)), (0, 1, 2))
                 image[:, :, second] *= 2
-                channels = [image > 0, image == 2] if more else [image == 0, image == 1, image == 2]
+                channels = [image > 0, image == 2] if more else [image == v for v in labels.values()]
                 p = np.clip(0.7 * np.stack(channels) + random.uniform(0, 0.29, (len(channels), *image.shape)), 0, 1)
+                p = p if more else p**2 / (p**2).sum(0)
                 for saved in (file, folder / file.name):
                     root.write(saved, image)
                     np.savez_compressed(f"{str(saved)[:-7]}.npz", probabilities=p)
@@ -229,6 +233,56 @@ def test_hysteresis_leaves_other_labels_alone_as_ensemble_does() -> None:
     assert peak.tolist() == [[[0.9, 0.9, 0.9, 0.0, 0.3]]]
 
 
+def test_a_truth_of_tiff_without_its_spacing_takes_that_of_the_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nnU-Net copies labelsTr/CASE.tif to gt_segmentations, and not CASE.json."""
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "res"))
+    dataset = {"labels": {"background": 0, "lesion": 1}, "file_ending": ".tif"}
+    image, io = np.zeros((6, 9, 9)), Tiff3DIO()
+    image[1:3, 2:5, 2:7] = 1
+    models = Models(NAME, "2d", "nnUNetPlans", ("Small", "Large"), (0, 1, 2))
+    truth = tmp_path / "pre" / NAME / "gt_segmentations"
+    truth.mkdir(parents=True)
+    (truth.parent / "dataset.json").write_text(json.dumps(dataset))
+    for trainer, fold in product(models.trainers, models.folds):
+        folder = models.validation(trainer, fold)
+        folder.mkdir(parents=True)
+        (models.folder(trainer) / "plans.json").write_text(json.dumps({"configurations": {"2d": {}}}))
+        for saved in (folder, truth):
+            io.write_seg(image, str(saved / f"c{fold}.tif"), {"spacing": (3, 0.5, 0.5)})
+        (truth / f"c{fold}.json").unlink()
+    job, fold_of = find_cases(models, None)
+    assert [list_case(job, case)[0].volumes_ml.tolist() for case in fold_of] == [[30 * 0.75 / 1000] * 2] * 3
+    (truth / "c0.json").write_text(json.dumps({"spacing": (1, 1, 1)}))
+    with pytest.raises(UserError, match="spacing: 0.5 x 0.5 x 3 against 1 x 1 x 1"):
+        list_case(job, "c0")
+
+
+def test_a_missing_file_of_probabilities_is_said(root: Root, capsys: pytest.CaptureFixture) -> None:
+    for trainer, fold in product(("Small", "Large"), range(FOLDS)):
+        for file in root.validation(trainer, fold).glob("*.nii.gz"):
+            p = sitk.GetArrayFromImage(sitk.ReadImage(str(file))).astype(np.float16)
+            np.savez_compressed(f"{str(file)[:-7]}.npz", probabilities=np.stack((1 - p, p)))
+    file = root.validation("Large", 1) / "case_04.npz"
+    file.unlink()
+    root.run()
+    printed = capsys.readouterr().out
+    assert f"Hysteresis was not tried: 1 of 30 .npz is missing (case_04.npz in {file.parent})" in printed
+
+
+def test_too_few_cases_are_said_and_no_ensemble_is_made(root: Root, capsys: pytest.CaptureFixture) -> None:
+    for trainer, fold in product(("Small", "Large"), range(FOLDS)):
+        for file in sorted(root.validation(trainer, fold).glob("*.nii.gz"))[1:]:
+            file.unlink()
+    root.run()
+    printed, plan = capsys.readouterr().out, EnsemblePlan.read(root.output)
+    assert "Answer: too few cases to tell. With a group of cases set aside 2 are left; with fewer than 7" in printed
+    assert "no gain on held-out cases" not in printed and "nan" not in printed
+    assert len(plan.models) == 1 and plan.fit["enough_cases"] is False
+
+
 def drop(file: Path) -> None:
     shutil.rmtree(file) if file.is_dir() else file.unlink()
 
@@ -247,6 +301,8 @@ def drop(file: Path) -> None:
      "its ground truth in spacing"),
     (lambda r: [shutil.copy(r.validation(t, 0) / "case_00.nii.gz", r.validation(t, 2)) for t in ("Small", "Large")],
      "case 'case_00' was predicted in folds 0 and 2"),
+    (lambda r: [r.write(file, np.zeros((3, 60, 60))) for file in r.truth.iterdir()],
+     "no ground truth in .*gt_segmentations has an object, so nothing can be scored"),
 ])  # fmt: skip
 def test_bad_input_ends_with_one_line_and_no_file(root: Root, spoil, line: str) -> None:
     spoil(root)

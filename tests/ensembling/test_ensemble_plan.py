@@ -45,9 +45,12 @@ def test_a_model_may_have_two_ranges() -> None:
     "members, message",
     [
         ([Member("A", 0, 0.06), Member("B", 0.05)], "the ranges of 'A' and 'B' overlap from 0.05 mL on"),
-        ([Member("B", 0.05), Member("A", 0, 0.04)], "no member has the sizes 0.04-0.05 mL, and gaps are not allowed"),
-        ([Member("A", 0.01)], "no member has the sizes 0.0-0.01 mL, and"),
-        ([Member("A", 0, 5)], "no member has the sizes 5- mL, and"),
+        (
+            [Member("B", 0.05), Member("A", 0, 0.04)],
+            "no member has the sizes 0.04-0.05 mL: extend a range",
+        ),
+        ([Member("A", 0.01)], "no member has the sizes 0.0-0.01 mL: extend"),
+        ([Member("A", 0, 5)], "no member has the sizes 5- mL: .* with --gaps"),
         ([Member("A"), Member("B")], "overlap from 0 mL on"),
         ([Member("A", 2, 1)], "the range 2-1 mL of member 'A' must go from 0 or more upwards"),
         ([Member("A", 1, 1)], "must go from"),

@@ -372,6 +372,8 @@ def test_folds_vote_before_ranges_apply(tmp_path: Path, vote: int | None, labels
 def probabilities(case: str, model: str) -> np.ndarray:
     p = np.random.default_rng(CASES.index(case) + ord(model)).uniform(0, 0.5, (3, *SHAPE)).astype(np.float32)
     p[1, image_of(model, case) == 1] += 0.45
+    p[2] = np.minimum(p[2], 1 - p[1])
+    p[0] = 1 - p[1] - p[2]
     return p
 
 
@@ -444,14 +446,18 @@ BAD: dict[str, tuple[Callable[[Folders], object], list[str], str]] = {
     "shape": (
         replaced(lambda a: a[1:]),
         AB,
-        "case 'b': {r}/B/b.nii.gz has shape (6, 12, 9), {r}/A/b.nii.gz (7, ",
+        "case 'b': {r}/B/b.nii.gz differs from {r}/A/b.nii.gz in size: 9 x 12 x 6 against 9 x 12 x 7 voxels: save",
     ),
     "spacing": (
         replaced(lambda a: a, spacing=(5.0, 0.86, 0.87)),
         AB,
-        "case 'b': {r}/B/b.nii.gz differs from {r}/A/b.nii.gz in spacing, origin or direction: save it",
+        "case 'b': {r}/B/b.nii.gz differs from {r}/A/b.nii.gz in spacing: ",
     ),
-    "direction": (replaced(lambda a: a, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)), AB, "in spacing, origin or direction"),
+    "direction": (
+        replaced(lambda a: a, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)),
+        AB,
+        "in direction: (1, 0, 0, 0, 1",
+    ),
     "unknown label": (
         replaced(lambda a: a + 2),
         AB,
@@ -467,7 +473,7 @@ BAD: dict[str, tuple[Callable[[Folders], object], list[str], str]] = {
     "gap": (
         lambda f: None,
         ["-m", "{r}/A:0-0.04", "-m", "{r}/B:0.05-"],
-        "no member has the sizes 0.04-0.05 mL, and gaps are not allowed",
+        "no member has the sizes 0.04-0.05 mL: extend a range, or allow gaps with --gaps",
     ),
     "no range": (lambda f: None, ["-m", "{r}/A", "-m", "{r}/B"], "overlap from 0 mL on"),
     "bad range": (lambda f: None, ["-m", "{r}/A:0,05-"], "after the colon comes a range such as 0-0.05"),

@@ -213,6 +213,13 @@ def test_objects_belong_to_the_bin_of_their_own_size() -> None:
     assert [c.volume_ratio for c in (small, middle, large)] == [0.5] * 3
 
 
+def test_an_object_at_an_edge_is_in_the_bin_above_it_whatever_its_header_rounds() -> None:
+    ten = paint((4, 12), [Box((1, 1), (2, 11))]).numpy()
+    for spacing in (1.0, float(np.float32(0.99999994)), float(np.float32(1.0000001))):
+        below, above = detect(ten, ten, voxel_ml=spacing / 1000).counts_by_size(np.array([0.01]))
+        assert (below.instances, above.instances, above.components) == (0, 1, 1)
+
+
 # --- edges -------------------------------------------------------------------------------------------------
 
 SHARES = ("sensitivity", "precision", "f1", "fnr", "fdr", "f1_iou50", "rq", "sq_iou", "sq_dice", "pq_iou", "pq_dice")

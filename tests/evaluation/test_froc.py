@@ -137,13 +137,19 @@ def test_images_with_nothing_in_them_stay_in_the_denominator() -> None:
 
 
 def test_samples_without_instances_are_left_out() -> None:
-    images = [image([0.5], []), image([], [0.5])]
+    images = [image([0.5], []), *[image([], [0.5])] * 4]
     result = froc(images, samples=50)
     assert not np.isnan(result.average_interval).any()
 
 
+def test_fewer_than_five_images_have_no_interval() -> None:
+    images = [image([0.5], [])] * 4
+    assert froc(images).average > 0 and np.isnan(froc(images).average_interval).all()
+    assert not np.isnan(froc(images * 2).average_interval).any()
+
+
 def test_limits() -> None:
-    perfect = froc([image([0.9, 0.2], []), image([0.1], [])])
+    perfect = froc([image([0.9, 0.2], []), *[image([0.1], [])] * 4])
     assert (perfect.average, perfect.average_interval) == (1, (1, 1))
     silent = froc([image([0, 0], [])])
     assert (silent.average, len(silent.curve.threshold)) == (0, 0)

@@ -8,6 +8,7 @@ import torch
 from geometry import random_mask, random_probabilities
 from torch import Tensor
 
+from nnunet_instance_trainers.losses import PixelLoss
 from nnunet_instance_trainers.losses.criteria import (
     ASL,
     CRITERIA,
@@ -261,3 +262,25 @@ def test_resolve_drops_no_part_in_silence() -> None:
 def test_resolve_refuses(spec, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         resolve(spec)
+
+
+# --- a network that has gone wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", ["dice", "tversky", "asl", "generalized_dice", "bce", "focal"])
+def test_nan_reaches_the_loss_as_in_nnunets_own(criterion: str) -> None:
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[0, 1, 0, 0] = torch.nan
+    loss = PixelLoss(criterion=criterion, regions=False, ignore_label=None)
+    assert loss(logits, torch.ones(1, 1, 4, 4)).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_is_that_of_torch(dtype: torch.dtype) -> None:
+    p = torch.tensor([0.0, 1e-30, 1e-9, 0.3, 1 - 1e-6, 1.0], dtype=dtype, requires_grad=True)
+    for own, target in ((BinaryCrossEntropy().positive, 1.0), (BinaryCrossEntropy().negative, 0.0)):
+        expected = torch.nn.functional.binary_cross_entropy(p, torch.full_like(p, target), reduction="none")
+        assert torch.allclose(own(p), expected, rtol=1e-6, atol=0)
+        inner = slice(2, 5)  # beyond, a sigmoid passes no gradient on
+        (gradient,), (wanted,) = (torch.autograd.grad(value[inner].sum(), p) for value in (own(p), expected))
+        assert torch.allclose(gradient[inner], wanted[inner], rtol=1e-5)

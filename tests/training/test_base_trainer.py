@@ -335,6 +335,25 @@ def test_a_map_that_cannot_be_trusted_stops_before_the_first_epoch_and_precomput
         ready(make(boxes, source=None))
 
 
+def test_ids_that_were_corrected_or_added_after_precompute_stop_the_training(boxes):
+    from nnunet_instance_trainers.data.precompute import precompute
+
+    raw = boxes[0].raw / BOXES
+    hidden = (raw / "instancesTr").rename(raw / "hidden")
+    precompute(BOXES, ["3d_fullres"], "nnUNetPlans", 1)
+    ready(make(boxes, source=None))
+    hidden.rename(raw / "instancesTr")
+    line = stopped_with(make(boxes, source=None))
+    assert "made from components" in line and "run 'nnunet-instance precompute -d 901 -c 3d_fullres" in line
+    precompute(BOXES, ["3d_fullres"], "nnUNetPlans", 1)
+    ready(make(boxes, source=None))
+    corrected = raw / "instancesTr" / "case_2.nii.gz"
+    corrected.write_bytes((raw / "instancesTr" / "case_1.nii.gz").read_bytes())
+    assert f"case 'case_2': {corrected} changed after its instance map was made" in stopped_with(
+        make(boxes, source=None)
+    )
+
+
 def test_maps_asked_for_but_never_made_stop_the_training(boxes):
     assert "no instance maps in" in stopped_with(make(boxes, source="precomputed"))
 

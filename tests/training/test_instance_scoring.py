@@ -377,6 +377,35 @@ def test_a_map_that_does_not_fit_costs_the_scores_but_not_the_validation(boxes, 
     assert (folder / "summary.json").is_file() and not (folder / "instance_scores").exists()
 
 
+def test_a_class_without_ids_that_the_settings_name_away_is_scored_by_components(boxes, validated):
+    from nnunet_instance_trainers.evaluation.scoring.folder_scores import read_evaluation
+
+    trainer, folder, _ = validated
+    trainer._chosen_names = lambda: []  # as with classes=... that leaves out the only one with ids
+    trainer.perform_actual_validation()
+    by_components = read_evaluation(folder / "instance_scores")
+    assert by_components.cases[0]["instances"] == by_components.cases[0]["components"] + 1
+    assert by_components.summary["settings"]["instance_classes"] == []
+
+
+def test_the_classes_of_the_settings_are_those_that_have_ids(boxes):
+    trainer = make(boxes, CLASSES, classes=["odd"])
+    assert trainer._chosen_names() == ["odd"]
+    assert make(boxes, REGIONS)._chosen_names() == make(boxes, REGIONS)._class_names()
+
+
+def test_no_error_of_the_scores_ends_a_training_that_is_done(validated, monkeypatch):
+    from nnunet_instance_trainers.training import instance_scoring
+
+    def fail(*_, **__):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(instance_scoring, "evaluate", fail)
+    trainer, _, _ = validated
+    trainer.perform_actual_validation()
+    assert "no instance scores of the validation: ZeroDivisionError: of ours" in log(trainer)
+
+
 def test_only_one_process_scores_the_validation(validated):
     trainer, folder, _ = validated
     trainer.local_rank = 1

@@ -20,6 +20,7 @@ from nnunet_instance_trainers.data.label_folders import (
     is_2d,
     read_known_labels,
 )
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.challenges.challenge import Challenge, Scores
@@ -151,6 +152,7 @@ def _score_case(job: _Job, case: str) -> list[Outcome]:
         prediction = np.zeros_like(target)
     else:
         prediction, own = read_known_labels(reader, job.predictions / name, case, job.known)
+        geometry = known_geometry(reader, job.ground_truth / name, geometry, own)
         check_grid(job.predictions / name, case, prediction, own, target, geometry)
     folders = job.instances if case not in job.missing else (job.instances[0], None)
     maps = [

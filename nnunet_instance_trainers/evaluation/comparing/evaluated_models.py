@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, SCORES
-from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, read_evaluation
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, bin_names, read_evaluation
 
 __all__ = ["parse_pairs", "read_models"]
 
@@ -34,13 +35,17 @@ def read_models(folders: Sequence[Path]) -> list[Evaluation]:
     return models
 
 
-def parse_pairs(texts: Iterable[str], models: Sequence[str]) -> list[tuple[str, str]]:
-    """``["A:B"]`` as pairs of models.
+def parse_pairs(texts: Iterable[str], folders: Sequence[Path], models: Sequence[str]) -> list[tuple[str, str]]:
+    """``["A:B"]`` as pairs of models, which may be called by their names or as their folders were typed.
 
     Raises:
         UserError: no such pair.
     """
-    known = {f"{first}:{second}": (first, second) for first in models for second in models if first != second}
+    known = {
+        f"{first}:{second}": (one, other)
+        for (typed, one), (beside, other) in permutations(zip(map(str, folders), models), 2)
+        for first, second in product((one, typed), (other, beside))
+    }
     unknown = [text for text in texts if text not in known]
     if unknown:
         raise UserError(f"--pairs {unknown[0]!r} is not MODEL:MODEL with two of the models {', '.join(models)}")
@@ -54,9 +59,17 @@ def _read_whole(folder: Path) -> Evaluation:
     whole = isinstance(settings, dict) and isinstance(settings.get("classes"), dict)
     whole = whole and isinstance(model.summary.get("metric_per_case"), list)
     tables = (model.cases, columns | {*SCORES}), (model.sizes, columns | {"bin", *DETECTION})
-    if not whole or any(rows and not own <= rows[0].keys() for rows, own in tables):
+    whole = whole and all(not rows or own <= rows[0].keys() for rows, own in tables)
+    if not whole or not {row["bin"] for row in model.sizes} <= _bins(settings):
         raise UserError(f"{folder} is damaged: run 'nnunet-instance evaluate' again")
     return model
+
+
+def _bins(settings: Mapping[str, Any]) -> set[str]:
+    try:
+        return set(bin_names(settings["bins_ml"]))
+    except (KeyError, IndexError, TypeError):
+        return set()
 
 
 def _check_cases(models: Sequence[Evaluation]) -> None:

@@ -8,7 +8,10 @@ from math import prod
 import numpy as np
 from scipy import stats
 
-__all__ = ["bootstrap", "dense_ranks", "holm", "interval", "mean_ranks", "paired_p"]
+__all__ = ["FEWEST_CASES", "bootstrap", "dense_ranks", "holm", "interval", "mean_ranks", "paired_p"]
+
+FEWEST_CASES = 5
+"""With fewer cases there is no interval: draws of so few say next to nothing of others."""
 
 _DIGITS = 9
 _EXACT = 13
@@ -63,7 +66,8 @@ def bootstrap(numerator: np.ndarray, denominator: np.ndarray, *, resamples: int 
         seed: the same seed gives the same draws for the same N.
 
     Returns:
-        (resamples, *R) ratios; nan where a draw has a denominator of 0.
+        (resamples, *R) ratios; nan where a draw has a denominator of 0, and in rows in which fewer than
+        :data:`FEWEST_CASES` cases have another.
     """
     rows, n = numerator.shape[:-1], numerator.shape[-1]
     above, below = (array.reshape(-1, n).T.astype(float) for array in (numerator, denominator))
@@ -73,7 +77,9 @@ def bootstrap(numerator: np.ndarray, denominator: np.ndarray, *, resamples: int 
     for start in range(0, resamples, step):
         times = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(float)
         parts.append(_divide(times @ above, times @ below))
-    return np.concatenate(parts).reshape(resamples, *rows)
+    samples = np.concatenate(parts)
+    samples[:, np.count_nonzero(below, axis=0) < FEWEST_CASES] = np.nan
+    return samples.reshape(resamples, *rows)
 
 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

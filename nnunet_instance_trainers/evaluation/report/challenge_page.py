@@ -32,7 +32,7 @@ def write_challenge_report(folders: Sequence[Path], file: Path, pairs: Sequence[
     """
     check_file(file)
     results = read_results(folders)
-    chosen = None if pairs is None else parse_pairs(pairs, [result.name for result in results])
+    chosen = None if pairs is None else parse_pairs(pairs, folders, [result.name for result in results])
     write_page(file, challenge_report(results, compare_results(results, chosen)))
 
 
@@ -41,9 +41,8 @@ def challenge_report(results: Sequence[Result], tables: Sequence[ChallengeTable]
     challenge, names = results[0].challenge, tables[0].models
     return render(
         title=challenge.title,
-        subtitle=f"{results[0].summary['n_cases']} cases, {len(tables)} region(s), {len(names)} model(s): "
-        + ", ".join(names),
-        summary=f"Values equal those of {challenge.equals}.",
+        subtitle=f"{results[0].summary['n_cases']} cases, {len(names)} model(s). Equals {challenge.equals}.",
+        order=_order(tables[0]),
         warnings=[],
         tables=[_rows(challenge, table) for table in tables],
         resamples=2000,
@@ -62,6 +61,13 @@ def challenge_report(results: Sequence[Result], tables: Sequence[ChallengeTable]
             ("nnunet-instance-trainers", results[0].summary["version"]),
         ],
     )
+
+
+def _order(table: ChallengeTable) -> list[tuple[str, str]]:
+    """The models by the official ranking, with its number; empty without."""
+    if table.official is None or len(table.models) < 2:
+        return []
+    return [(table.models[m], f"{table.official[m]:.2f}") for m in np.argsort(table.official, kind="stable")]
 
 
 def _rows(challenge: Challenge, table: ChallengeTable) -> dict[str, Any]:
@@ -107,7 +113,9 @@ def _pairs(table: ChallengeTable) -> dict[str, list[dict[str, Any]]]:
             {
                 "score": pair.score,
                 "difference": number(pair.difference, 4, "+"),
-                "interval": f"{number(pair.low, 3, '+')} to {number(pair.high, 3, '+')}",
+                "interval": "\N{EN DASH}"
+                if isnan(pair.low)
+                else f"{number(pair.low, 3, '+')} to {number(pair.high, 3, '+')}",
                 "cases": pair.cases,
                 "p": number(pair.p, 3),
                 "p_holm": number(pair.p_holm, 3),

@@ -1,4 +1,4 @@
-"""The charts of the report. Colour never stands alone: hatching, markers and dashes say the same."""
+"""The charts of the report, in the looks of :mod:`looks`. Names of models stand in the page, where they may be long."""
 
 from __future__ import annotations
 
@@ -10,42 +10,30 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from nnunet_instance_trainers.evaluation.froc import RATES
+from nnunet_instance_trainers.evaluation.report.looks import STATES, style
 
 __all__ = [
     "AS_WRITTEN",
-    "STATES",
     "ObjectCounts",
     "SizeCounts",
-    "dice_against_f1",
+    "case_scatter",
     "fold",
     "froc_curves",
+    "object_bars",
     "objects_by_size",
-    "panel_columns",
     "sensitivity_by_size",
 ]
 
 AS_WRITTEN = matplotlib.rc_context({"text.parse_math": False})
 """Decorates what draws names: a dollar sign in one does not begin a formula."""
 
-# Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
-# (a test simulates them), and a hatching for each.
-STATES = {"found": ("#4dbd6a", ""), "missed": ("#2166e8", "////"), "false": ("#d7301f", "xxxx")}
-_MODELS = [  # Okabe and Ito's hues
-    ("#0072b2", "o", "-"),
-    ("#d55e00", "s", "--"),
-    ("#009e73", "^", "-."),
-    ("#cc79a7", "D", ":"),
-    ("#000000", "v", (0, (5, 1, 1, 1, 1, 1))),
-    ("#e69f00", "P", (0, (3, 2, 1, 2))),
-    ("#56b4e9", "X", (0, (1, 1))),
-]
 _GREY = "#5a5f66"
 _WIDTH = 8.6
+_PANEL = 4.2
 
 
 @dataclass(frozen=True)
@@ -84,27 +72,17 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, ObjectCounts], not
         counts: by model.
         notes: by model, a line below its name.
     """
-    figure, axes = _panels(len(counts), height=2.7)
-    for axis, (model, own) in zip(axes, counts.items()):
-        base = np.zeros(len(bins))
-        for state, (colour, hatch) in STATES.items():
-            number = getattr(own, state)
-            axis.bar(range(len(bins)), number, 0.78, base, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
-            base += number
-        for x, (top, false, instances) in enumerate(zip(base, own.false, own.found + own.missed)):
-            if top:
-                text = _bar_label(own.found[x], instances, false)
-                axis.annotate(
-                    text, (x, top), (0, 2), textcoords="offset points", ha="center", fontsize=6.5, color=_GREY
-                )
-        _title(axis, model, notes[model])
-        axis.set_xticks(
-            range(len(bins)), list(map(_printed, bins)), fontsize=7.5, rotation=30, ha="right", rotation_mode="anchor"
-        )
-        axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    tallest = max(float((own.found + own.missed + own.false).max()) for own in counts.values())
-    axes[0].set_ylim(0, 1.2 * max(tallest, 1))
-    _outer_labels(axes, "size, mL", "objects")
+    columns = 2 if len(counts) in (1, 2, 4) else 3
+    rows = -(-len(counts) // columns)
+    figure = Figure(figsize=(_WIDTH, 2.7 * rows + 0.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, (model, own) in zip(grid, counts.items()):
+        _bars(axis, bins, own, tallest(counts))
+        axis.set_title(fold(model), fontsize=9.5 if len(model) <= 30 else 8, fontweight="bold", loc="left", pad=18)
+        axis.annotate(notes[model], (0, 1), (0, 7), "axes fraction", "offset points", fontsize=7, color=_GREY)
+    for axis in grid[len(counts) :]:
+        axis.remove()
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=state)
         for state, (colour, hatch) in STATES.items()
@@ -113,13 +91,44 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, ObjectCounts], not
     return figure
 
 
-@AS_WRITTEN
-def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], notes: Mapping[str, str]) -> Figure:
+def object_bars(bins: Sequence[str], counts: ObjectCounts, top: float) -> Figure:
+    """The bars of one model alone, on a scale up to ``top`` objects."""
+    figure = Figure(figsize=(_PANEL, 2.7), layout="constrained")
+    _bars(figure.subplots(), bins, counts, top)
+    return figure
+
+
+def tallest(counts: Mapping[str, ObjectCounts]) -> float:
+    """The objects of the highest bar."""
+    return max(float((own.found + own.missed + own.false).max()) for own in counts.values())
+
+
+def _bars(axis: Axes, bins: Sequence[str], own: ObjectCounts, top: float) -> None:
+    base = np.zeros(len(bins))
+    for state, (colour, hatch) in STATES.items():
+        number = getattr(own, state)
+        axis.bar(range(len(bins)), number, 0.78, base, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6)
+        base += number
+    for x, (height, false, instances) in enumerate(zip(base, own.false, own.found + own.missed)):
+        if height:
+            text = _bar_label(own.found[x], instances, false)
+            place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center"}
+            axis.annotate(text, (x, height), fontsize=6.5, color=_GREY, **place)
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_xticks(range(len(bins)), list(map(_printed, bins)), **turned)
+    axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_ylim(0, 1.2 * max(top, 1))
+    _clean(axis)
+    axis.set_xlabel("size, mL", fontsize=9)
+    axis.set_ylabel("objects", fontsize=9)
+
+
+def sensitivity_by_size(bins: Sequence[str], counts: Sequence[SizeCounts]) -> Figure:
     """The share of instances found per size bin, with intervals; a bin without instances has no point."""
     figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
     axis = figure.subplots()
-    offsets = (np.arange(len(counts)) - (len(counts) - 1) / 2) * min(0.09, 0.5 / len(counts))
-    for k, own in enumerate(counts.values()):
+    offsets = (np.arange(len(counts)) - (len(counts) - 1) / 2) * min(0.09, 0.7 / len(counts))
+    for k, own in enumerate(counts):
         colour, marker, dashes = style(k)
         x = np.arange(len(bins)) + offsets[k]
         known = ~np.isnan(own.sensitivity)
@@ -133,29 +142,26 @@ def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], n
             markersize=5.5,
             linewidth=1.5,
         )
-    first = next(iter(counts.values()))
-    names = [f"{_printed(name)}\n(n = {n:.0f})" for name, n in zip(bins, first.found + first.missed)]
+    instances = counts[0].found + counts[0].missed
+    names = [f"{_printed(name)}\n(n = {n:.0f})" for name, n in zip(bins, instances)]
     axis.set_xticks(range(len(bins)), names, fontsize=8)
     axis.set_xlim(-0.5, len(bins) - 0.5)
     axis.set_ylim(-0.03, 1.03)
     _clean(axis)
     axis.set_xlabel("size of the instance, mL (n instances)", fontsize=9)
     axis.set_ylabel("sensitivity", fontsize=9)
-    _legend(axis, counts, notes)
     return figure
 
 
-@AS_WRITTEN
-def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapping[str, str]) -> Figure:
+def froc_curves(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Sensitivity against false positives per image, from one point per threshold, on a scale of powers of two.
 
     Args:
-        curves: by model, false positives per image and sensitivity; empty for a model without.
-        notes: by model with a curve, lines below its name.
+        curves: of each model, false positives per image and sensitivity; empty for a model without.
     """
     figure = Figure(figsize=(_WIDTH, 3.5), layout="constrained")
     axis = figure.subplots()
-    for k, (false_positives, sensitivity) in enumerate(curves.values()):
+    for k, (false_positives, sensitivity) in enumerate(curves):
         if not len(sensitivity):
             continue
         colour, marker, dashes = style(k)
@@ -173,40 +179,34 @@ def froc_curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapp
     _clean(axis)
     axis.set_xlabel("false positives per image", fontsize=9)
     axis.set_ylabel("sensitivity", fontsize=9)
-    _legend(axis, curves, notes)
     return figure
 
 
-@AS_WRITTEN
-def dice_against_f1(points: Mapping[str, tuple[np.ndarray, np.ndarray]], notes: Mapping[str, str]) -> Figure:
-    """One point per case, Dice to the right and F1 upwards; dashed lines are the medians.
+def case_scatter(k: int, dice: np.ndarray, f1: np.ndarray) -> Figure:
+    """One point per case of model k, Dice to the right and F1 upwards; dashed lines are the medians.
 
     Args:
-        points: by model, Dice and F1 of each case; cases with a nan are not drawn.
-        notes: by model, a line below its name.
+        k: which model, for its look.
+        dice, f1: of each case; cases with a nan are not drawn.
     """
-    figure, axes = _panels(len(points), height=2.9)
-    for k, (axis, (model, (dice, f1))) in enumerate(zip(axes, points.items())):
-        known = ~np.isnan(dice) & ~np.isnan(f1)
-        n = int(known.sum())
-        colour, marker, _ = style(k)
-        size, alpha = (26, 0.75) if n <= 60 else (12, 0.45) if n <= 400 else (5, 0.25)
-        look = {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": n > 400, "clip_on": False}
-        axis.scatter(dice[known], f1[known], color=colour, marker=marker, **look)
-        if n:
-            axis.axvline(np.median(dice[known]), color=_GREY, linewidth=0.9, linestyle="--", zorder=0)
-            axis.axhline(np.median(f1[known]), color=_GREY, linewidth=0.9, linestyle="--", zorder=0)
-        _title(axis, model, notes[model])
-        axis.set_xlim(0, 1)
-        axis.set_ylim(0, 1)
-        axis.set_box_aspect(0.8)
-    _outer_labels(axes, "Dice", "F1")
+    figure = Figure(figsize=(_PANEL, 3.4), layout="constrained")
+    axis = figure.subplots()
+    known = ~np.isnan(dice) & ~np.isnan(f1)
+    n = int(known.sum())
+    colour, marker, _ = style(k)
+    size, alpha = (26, 0.75) if n <= 60 else (12, 0.45) if n <= 400 else (5, 0.25)
+    look = {"s": size, "alpha": alpha, "linewidths": 0, "rasterized": n > 400, "clip_on": False}
+    axis.scatter(dice[known], f1[known], color=colour, marker=marker, **look)
+    if n:
+        axis.axvline(np.median(dice[known]), color=_GREY, linewidth=0.9, linestyle="--", zorder=0)
+        axis.axhline(np.median(f1[known]), color=_GREY, linewidth=0.9, linestyle="--", zorder=0)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_box_aspect(0.8)
+    _clean(axis)
+    axis.set_xlabel("Dice", fontsize=9)
+    axis.set_ylabel("F1", fontsize=9)
     return figure
-
-
-def panel_columns(n: int) -> int:
-    """Two or three panels side by side; one alone would be drawn too large."""
-    return 2 if n in (1, 2, 4) else 3
 
 
 def fold(name: str, width: int = 34) -> str:
@@ -231,59 +231,9 @@ def _printed(name: str) -> str:
     return name.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("-", "\N{EN DASH}")
 
 
-def style(k: int) -> tuple[str, str, object]:
-    """Colour, marker and dashes of model k."""
-    return _MODELS[k % len(_MODELS)]
-
-
-def _panels(n: int, height: float) -> tuple[Figure, list[Axes]]:
-    columns = panel_columns(n)
-    rows = -(-n // columns)
-    figure = Figure(figsize=(_WIDTH, height * rows + 0.4), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axis in grid[n:]:
-        axis.remove()
-    for axis in grid[:n]:
-        _clean(axis)
-        axis.tick_params(labelbottom=True)
-    return figure, list(grid[:n])
-
-
-def _outer_labels(axes: Sequence[Axes], x: str, y: str) -> None:
-    for axis in axes:
-        axis.set_xlabel(x, fontsize=9)
-        if axis.get_subplotspec().is_first_col():
-            axis.set_ylabel(y, fontsize=9)
-
-
 def _clean(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#b8bcc2")
     axis.tick_params(labelsize=8, color="#b8bcc2")
     axis.grid(axis="y", color="#e6e8eb", linewidth=0.8)
     axis.set_axisbelow(True)
-
-
-def _title(axis: Axes, model: str, note: str) -> None:
-    axis.set_title(fold(model), fontsize=9.5 if len(model) <= 30 else 8, fontweight="bold", loc="left", pad=18)
-    axis.annotate(note, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=7, color=_GREY)
-
-
-def _legend(axis: Axes, models: Mapping[str, object], notes: Mapping[str, str]) -> None:
-    handles = []
-    for k, model in enumerate(models):
-        if model not in notes:
-            continue
-        colour, marker, dashes = style(k)
-        label = f"{fold(model)}\n{notes[model]}"
-        handles.append(Line2D([], [], color=colour, marker=marker, linestyle=dashes, markersize=5.5, label=label))
-    axis.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        fontsize=7.5,
-        handlelength=3,
-        labelspacing=1,
-    )

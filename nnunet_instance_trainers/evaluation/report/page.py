@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def write_report(
     if images is not None and not images.is_dir():
         raise UserError(f"--images {images} is no folder: give the folder of the cases' images, such as imagesTs")
     models = read_models(folders)
-    chosen = None if pairs is None else parse_pairs(pairs, [model.name for model in models])
+    chosen = None if pairs is None else parse_pairs(pairs, folders, [model.name for model in models])
     write_page(file, report(models, compare(models, chosen), images))
 
 
@@ -54,9 +55,8 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
     matching = models[0].summary["settings"]
     return render(
         title="Instance-level evaluation" if n == 1 else f"Instance-level comparison of {n} models",
-        subtitle=f"{_plural(len(first.cases), 'case')}, {_plural(classes, 'class')}, {_plural(n, 'model')}: "
-        + ", ".join(first.models),
-        summary=_summary(first),
+        subtitle=f"{_plural(len(first.cases), 'case')}, {_plural(classes, 'class')}, {_plural(n, 'model')}",
+        order=_order(first),
         warnings=_warnings(first),
         tables=[table_rows(table) for table in tables],
         resamples=2000,
@@ -118,16 +118,11 @@ def choose_cases(table: Table) -> list[tuple[str, str]]:
 # --- words ------------------------------------------------------------------------------------------------
 
 
-def _summary(table: Table) -> str:
-    if len(table.models) == 1:
-        return "One model; give several evaluated folders to see ranks."
+def _order(table: Table) -> list[tuple[str, str]]:
+    """The models by their mean rank over all scores, with it; empty for one model."""
     overall = table.mean_ranks["RA"]
-    order = np.argsort(overall, kind="stable")
-    return (
-        "Mean rank over all scores, best first: "
-        + ", ".join(f"{table.models[m]} {overall[m]:.2f}" for m in order if not math.isnan(overall[m]))
-        + "."
-    )
+    order = [m for m in np.argsort(overall, kind="stable") if not math.isnan(overall[m])]
+    return [(table.models[m], f"{overall[m]:.2f}") for m in order] if len(table.models) > 1 else []
 
 
 def _warnings(table: Table) -> list[str]:
@@ -175,30 +170,31 @@ def _sections(models: Sequence[Evaluation], tables: Sequence[Table], images: Pat
             "text": "All cases and classes together. Above a bar: found of all instances (their share from 100 on), "
             "and false components after the plus. Instances stand in the bin of their own volume, false components in "
             "that of theirs.",
-            "pictures": [_item(pictures.objects_by_size(bins, counts, beside))],
+            "exhibits": [pictures.objects_by_size(bins, counts, beside)],
         },
         {
             "title": "Sensitivity against size",
-            "text": "Found instances over all instances, all cases and classes together, with 95 % intervals.",
-            "pictures": [_item(pictures.sensitivity_by_size(bins, counts, beside))],
+            "text": "Found instances over all instances, all cases and classes together, with 95 % intervals where "
+            "five cases or more have instances of that size.",
+            "exhibits": [pictures.sensitivity_by_size(bins, counts, beside)],
         },
     ]
     labels = list(dict.fromkeys(row["class"] for model in models for row in model.froc))
     curves = [(label, pictures.froc(models, label, beside)) for label in labels]
-    curves = [_item(one, f"class {label}" if len(labels) > 1 else "") for label, one in curves if one]
+    curves = [replace(one, heading=f"class {label}" if len(labels) > 1 else "") for label, one in curves if one]
     if curves:
         sections.append(
             {
                 "title": "FROC",
                 "text": "Sensitivity against false positives per image as the threshold falls; markers at 1/8 to 8.",
-                "pictures": curves,
+                "exhibits": curves,
             }
         )
     sections.append(
         {
             "title": "Dice against F1, case by case",
             "text": "One mark per case; dashed lines are the medians.",
-            "pictures": [_item(pictures.dice_against_f1(tables[0], beside))],
+            "exhibits": [pictures.dice_against_f1(tables[0], beside)],
         }
     )
     chosen = choose_cases(tables[0])
@@ -210,21 +206,21 @@ def _sections(models: Sequence[Evaluation], tables: Sequence[Table], images: Pat
 def _case_section(
     models: Sequence[Evaluation], table: Table, chosen: Sequence[tuple[str, str]], images: Path | None
 ) -> dict[str, Any]:
-    items = []
+    exhibits = []
     for word, case in chosen:
-        n = table.cases.index(case)
         loader = CaseLoader(models, case)
-        picture = pictures.case_picture(
-            case, loader.views(), loader.image(images), loader.spacing, _scores(models, table, n)
-        )
-        items.append(_item(picture, f"{word.capitalize()}: {case}"))
+        image = loader.image(images)
+        views = {model.name: loader.view(model) for model in models}
+        scores = _scores(models, table, table.cases.index(case))
+        heading = f"{word.capitalize()}: {case}"
+        exhibits.append(pictures.case_pictures(heading, case, views, image, loader.spacing, scores))
     ground = "on the image" if images is not None else "without the image (--images adds it)"
     return {
         "title": "Cases: " + ", ".join(word for word, _ in chosen),
         "text": f"Chosen by the F1 of {table.models[0]}; ties go to the higher Dice. Components that hit are green, "
         f"missed instances blue with a circle, false components red with a cross, {ground}. Volumes are seen in "
         "maximum-intensity projections, where false covers missed, and missed covers found.",
-        "pictures": items,
+        "exhibits": exhibits,
     }
 
 
@@ -238,7 +234,3 @@ def _scores(models: Sequence[Evaluation], table: Table, n: int) -> dict[str, tup
             f"volume ratio {number(own['volume_ratio'], 2)}, Dice {number(own['dice'], 2)}",
         )
     return words
-
-
-def _item(picture: pictures.Picture, heading: str = "", caption: str = "") -> dict[str, Any]:
-    return {"picture": picture, "heading": heading, "caption": caption}

@@ -1,4 +1,4 @@
-"""The pictures of the report with their text alternatives: what is to be seen, in numbers."""
+"""The pictures of the report and what stands beside them, with text alternatives: what is to be seen, in numbers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,47 @@ from matplotlib.figure import Figure
 
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import Table
 from nnunet_instance_trainers.evaluation.comparing.ranking import bootstrap, interval
-from nnunet_instance_trainers.evaluation.report import charts
+from nnunet_instance_trainers.evaluation.report import charts, looks
 from nnunet_instance_trainers.evaluation.report.charts import SizeCounts
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case
 from nnunet_instance_trainers.evaluation.report.tables import number
-from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, bin_names
 
-__all__ = ["Picture", "case_picture", "dice_against_f1", "froc", "notes", "objects_by_size", "sensitivity_by_size"]
+__all__ = ["Exhibit", "Picture", "case_pictures", "count_sizes", "dice_against_f1", "froc", "notes", "objects_by_size"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a data URI, and the text that stands for it."""
+    """A picture and what stands beside it.
+
+    Attributes:
+        source: the picture as a data URI.
+        alternative: the text that stands for it.
+        name: of the model or state that it shows; empty for one of all models.
+        lines: below the name.
+    """
 
     source: str
-    alternative: str
+    alternative: str = ""
+    name: str = ""
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Pictures that belong together.
+
+    Attributes:
+        pictures: one of all models, or one of each.
+        legend: keys and what they mean.
+        wide: whether each picture takes a row of the page.
+        heading: above them.
+    """
+
+    pictures: list[Picture]
+    legend: list[Picture]
+    wide: bool = False
+    heading: str = ""
 
 
 def notes(table: Table) -> dict[str, str]:
@@ -41,7 +67,7 @@ def notes(table: Table) -> dict[str, str]:
 
 def count_sizes(models: Sequence[Evaluation]) -> tuple[list[str], dict[str, SizeCounts]]:
     """The size bins in ascending order, and each model's objects in them, over all cases and classes."""
-    bins = sorted({row["bin"] for model in models for row in model.sizes}, key=_lower_edge)
+    bins = bin_names(models[0].summary["settings"]["bins_ml"])
     cases = sorted({row["case"] for model in models for row in model.sizes})
     at_bin, at_case = ({key: i for i, key in enumerate(keys)} for keys in (bins, cases))
     numbers = np.zeros((3, len(models), len(bins), len(cases)))
@@ -59,29 +85,30 @@ def count_sizes(models: Sequence[Evaluation]) -> tuple[list[str], dict[str, Size
     return bins, {model.name: SizeCounts(*row) for model, row in zip(models, rows)}
 
 
-def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Picture:
-    words = []
+def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Exhibit:
+    pictures, top = [], charts.tallest(counts)
     for model, own in counts.items():
         parts = [
             f"{name} mL: {found:.0f} found, {missed:.0f} missed, {false:.0f} false"
             for name, found, missed, false in zip(bins, own.found, own.missed, own.false)
             if found + missed + false
         ]
-        words.append(f"{model} ({beside[model]}): {'; '.join(parts) or 'no objects'}.")
-    figure = charts.objects_by_size(bins, counts, beside)
-    return _vector(figure, f"Stacked bars of objects per size. {' '.join(words)}")
+        words = f"Stacked bars of objects per size. {model} ({beside[model]}): {'; '.join(parts) or 'no objects'}."
+        pictures.append(_vector(charts.object_bars(bins, own, top), words, model, (beside[model],)))
+    return Exhibit(pictures, [_vector(looks.state_key(state), name=state) for state in looks.STATES])
 
 
-def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Picture:
+def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Exhibit:
     words = []
     for model, own in counts.items():
         parts = [f"{name} mL: {value:.2f}" for name, value in zip(bins, own.sensitivity) if not np.isnan(value)]
         words.append(f"{model} ({beside[model]}): {'; '.join(parts) or 'no instances'}.")
-    figure = charts.sensitivity_by_size(bins, counts, beside)
-    return _vector(figure, f"Lines of sensitivity against the size of the instance. {' '.join(words)}")
+    figure = charts.sensitivity_by_size(bins, list(counts.values()))
+    alternative = f"Lines of sensitivity against the size of the instance. {' '.join(words)}"
+    return Exhibit([_vector(figure, alternative)], _model_keys({m: (beside[m],) for m in counts}), wide=True)
 
 
-def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) -> Picture | None:
+def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) -> Exhibit | None:
     """The FROC of one class for the models that have one; None if none has."""
     curves = {}
     for model in models:
@@ -93,13 +120,16 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
     if not averages:
         return None
     words = []
-    beside = {model: f"{average}\n{beside[model]}" for model, average in averages.items()}
     for model, average in averages.items():
         x, y = curves[model]
         one = max((value for false, value in zip(x, y) if false <= 1), default=0)
-        words.append(f"{model}: {one:.2f} at 1 false positive per image, at most {y.max():.2f}, {average}.")
-    figure = charts.froc_curves(curves, beside)
-    return _vector(figure, f"Curves of sensitivity against false positives per image. {' '.join(words)}")
+        note = f"{model}: {one:.2f} at 1 false positive per image, at most {y.max():.2f}, {average}"
+        words.append(f"{note} ({beside[model]}).")
+    figure = charts.froc_curves(list(curves.values()))
+    alternative = f"Curves of sensitivity against false positives per image. {' '.join(words)}"
+    lines = {model.name: (averages[model.name], beside[model.name]) for model in models if model.name in averages}
+    names = [model.name for model in models]
+    return Exhibit([_vector(figure, alternative)], _model_keys(lines, names), wide=True)
 
 
 def _average(model: Evaluation, label: str) -> str:
@@ -107,72 +137,77 @@ def _average(model: Evaluation, label: str) -> str:
     keys = {name: key for key, name in model.summary["settings"]["classes"].items()}
     own = model.summary["froc"][keys[label]]
     low, high = own["average_sensitivity_interval"]
-    return f"average sensitivity {own['average_sensitivity']:.2f} ({low:.2f} to {high:.2f})"
+    text = f"average sensitivity {own['average_sensitivity']:.2f}"
+    return text if np.isnan([low, high]).any() else f"{text} ({low:.2f} to {high:.2f})"
 
 
-def dice_against_f1(table: Table, beside: Mapping[str, str]) -> Picture:
-    points, words = {}, []
+def dice_against_f1(table: Table, beside: Mapping[str, str]) -> Exhibit:
+    pictures = []
     for m, model in enumerate(table.models):
         dice, f1 = table.values["dice"][m], table.values["f1"][m]
         known = ~np.isnan(dice) & ~np.isnan(f1)
-        points[model] = dice, f1
+        words = f"Scatter of Dice against F1. {model} ({beside[model]}): {known.sum()} cases"
         if known.any():
-            words.append(
-                f"{model} ({beside[model]}): {known.sum()} cases, median Dice {np.median(dice[known]):.2f}, "
-                f"median F1 {np.median(f1[known]):.2f}, lowest F1 {f1[known].min():.2f}."
+            words += (
+                f", median Dice {np.median(dice[known]):.2f}, median F1 {np.median(f1[known]):.2f}, "
+                f"lowest F1 {f1[known].min():.2f}"
             )
-    return _vector(charts.dice_against_f1(points, beside), f"Scatter of Dice against F1. {' '.join(words)}")
+        pictures.append(_vector(charts.case_scatter(m, dice, f1), f"{words}.", model, (beside[model],)))
+    return Exhibit(pictures, [])
 
 
-def case_picture(
+def case_pictures(
+    heading: str,
     case: str,
     views: Mapping[str, CaseView],
-    image: np.ndarray | None,
+    image: Sequence[np.ndarray] | None,
     spacing: Sequence[float],
     scores: Mapping[str, tuple[str, str]],
-) -> Picture:
-    """The objects of one case.
+) -> Exhibit:
+    """The objects of one case, a picture for each model.
 
     Args:
+        heading: above the pictures.
         case: its name.
         views: by model.
-        image: grey values, or None.
-        spacing: of the array's axes.
+        image: of each view grey values, or None.
+        spacing: of the picture's axes.
         scores: by model, its scores in this case in two phrases.
     """
-    flat = next(iter(views.values())).codes.ndim == 2
-    words, titles = [], {}
+    flat = len(next(iter(views.values())).codes) == 1
+    kind = "Image" if flat else "Maximum-intensity projections in three views"
+    pictures = []
     for model, one in views.items():
         counts = ", ".join(f"{n} {state}" for state, n in one.counts.items())
-        lines = [counts, *scores[model]] if flat else [f"{counts}; {', '.join(scores[model])}"]
-        titles[model] = "\n".join([charts.fold(model, 40) if flat else model, *lines])
-        words.append(f"{model}: {counts}; {', '.join(scores[model])}.")
-    kind = "Image" if flat else "Maximum-intensity projections in three views"
-    figure = draw_case(views, image, spacing, titles)
-    return _bitmap(figure, f"{kind} of case {case} with found, missed and false objects. {' '.join(words)}")
+        objects = f"{model}: {counts}; {', '.join(scores[model])}."
+        words = f"{kind} of case {case} with found, missed and false objects. {objects}"
+        pictures.append(_bitmap(draw_case(one, image, spacing), words, model, (counts, *scores[model])))
+    legend = [_vector(looks.state_key(state, marked=True), name=state) for state in looks.STATES]
+    return Exhibit(pictures, legend, wide=not flat, heading=heading)
 
 
-def _vector(figure: Figure, alternative: str) -> Picture:
+def _model_keys(lines: Mapping[str, tuple[str, ...]], models: Sequence[str] | None = None) -> list[Picture]:
+    """Keys of models, which keep their looks where some are left out."""
+    places = {model: k for k, model in enumerate(models or lines)}
+    return [_vector(looks.model_key(places[model]), name=model, lines=own) for model, own in lines.items()]
+
+
+def _vector(figure: Figure, alternative: str = "", name: str = "", lines: tuple[str, ...] = ()) -> Picture:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"hatch.linewidth": 0.7, "svg.hashsalt": "report", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None})
-    return Picture(_uri("svg+xml", buffer.getvalue()), alternative)
+    return Picture(_uri("svg+xml", buffer.getvalue()), alternative, name, lines)
 
 
-def _bitmap(figure: Figure, alternative: str) -> Picture:
+def _bitmap(figure: Figure, alternative: str, name: str, lines: tuple[str, ...]) -> Picture:
     """A PNG with a palette of 256 colours, a third of the size of one with all of them."""
     from PIL import Image
 
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight", pad_inches=0.04)
     Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return Picture(_uri("png", small.getvalue()), alternative)
+    return Picture(_uri("png", small.getvalue()), alternative, name, lines)
 
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _lower_edge(name: str) -> float:
-    """Where a bin begins: "<0.01" at 0, "0.01-0.05" at 0.01, ">=5" at 5."""
-    return -1.0 if name.startswith("<") else float(name.removeprefix(">=").split("-")[0])

@@ -4,23 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from scipy import ndimage
 
 from nnunet_instance_trainers.evaluation.detection import Detection
-from nnunet_instance_trainers.evaluation.report.charts import AS_WRITTEN, STATES, panel_columns
+from nnunet_instance_trainers.evaluation.report.looks import MARKERS, STATES
 
-__all__ = ["CaseView", "draw_case", "view"]
+__all__ = ["CaseView", "Frame", "draw_case", "view"]
 
 _CODES = {state: code for code, state in enumerate(STATES, start=1)}  # the higher covers the lower
-_MARKERS = {"missed": "o", "false": "x"}
 _VIEWS = ("axial", "coronal", "sagittal")
 _WIDTH = 8.6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How an array as its reader gives it is turned for pictures.
+
+    Attributes:
+        shape: (*S) of the array.
+        order: which of its axes become up, back and left, or down and right where it has one slice.
+        flips: which of those run the other way.
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    flips: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], geometry: Mapping[str, Any]) -> Frame:
+        """From what nnU-Net's reader says; an array of one slice is flat."""
+        order, flips = _orientation(geometry)
+        return cls(shape, (1, 2)) if shape[0] == 1 else cls(shape, tuple(order), tuple(flips))
+
+    def edges(self, spacing: Sequence[float]) -> list[float]:
+        """Spacings in the picture's order."""
+        return [float(spacing[axis]) for axis in self.order]
+
+    def places(self, coordinates: np.ndarray) -> np.ndarray:
+        """(K, D) of (K, 3) coordinates in the array."""
+        turned = coordinates[:, self.order]
+        for axis in self.flips:
+            turned[:, axis] = self.shape[self.order[axis]] - 1 - turned[:, axis]
+        return turned
+
+    def projections(self, array: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The maximum along each axis of the picture; of one slice itself."""
+        if len(self.order) == 2:
+            return (array[0],)
+        turned = np.flip(array.transpose(self.order), self.flips)
+        return tuple(turned.max(along) for along in range(3))
+
+    def empty(self) -> tuple[np.ndarray, ...]:
+        """Projections of an array of uint8 zeros."""
+        shape = [self.shape[axis] for axis in self.order]
+        left_out = [()] if len(shape) == 2 else [(along,) for along in range(3)]
+        return tuple(np.zeros(np.delete(shape, along), np.uint8) for along in left_out)
 
 
 @dataclass(frozen=True)
@@ -28,31 +72,40 @@ class CaseView:
     """What a picture needs to know of one model's prediction for one case.
 
     Attributes:
-        codes: (*S) uint8, 0 nothing, then found, missed and false objects in the order of ``STATES``.
+        codes: of each view uint8, 0 nothing, then found, missed and false objects in the order of ``STATES``.
         places: for "missed" and "false", the centres (K, D) of these objects in voxels.
         counts: objects by state.
     """
 
-    codes: np.ndarray
+    codes: tuple[np.ndarray, ...]
     places: dict[str, np.ndarray]
     counts: dict[str, int]
 
 
-def view(detections: Sequence[Detection]) -> CaseView:
-    """Sum up the detections of one case, one per class: components green where they hit, red where not, missed blue."""
-    codes = np.zeros(detections[0].instances.shape, np.uint8)
-    places: dict[str, list[np.ndarray]] = {state: [] for state in _MARKERS}
-    for detection in detections:
-        hit = np.append(False, detection.hits)[detection.components]
-        missed = np.append(True, detection.found)[detection.instances] == 0
-        false = (detection.components > 0) & ~hit
-        for state, mask in (("found", hit), ("missed", missed), ("false", false)):
-            codes[mask] = np.maximum(codes[mask], _CODES[state])
-        places["missed"].append(_centres(detection.instances, ~detection.found))
-        places["false"].append(_centres(detection.components, ~detection.hits))
+def view(parts: Sequence[tuple[Detection, Sequence[int]]], frame: Frame) -> CaseView:
+    """Sum up one case: components green where they hit, red where not, missed instances blue.
+
+    Args:
+        parts: of each class the detection in a box, and where the box begins.
+        frame: of the whole array.
+    """
+    codes = frame.empty()
+    places: dict[str, list[np.ndarray]] = {state: [] for state in MARKERS}
+    for detection, start in parts:
+        at = frame.places(np.stack(np.unravel_index(detection.place, detection.shape), 1) + np.asarray(start))
+        hit = np.append(False, detection.hits)[detection.component_at]
+        missed = np.append(False, ~detection.found)[detection.instance_at]
+        false = np.append(False, ~detection.hits)[detection.component_at]
+        code = np.max([_CODES[s] * mask for s, mask in (("found", hit), ("missed", missed), ("false", false))], axis=0)
+        for along, plane in enumerate(codes):
+            seen = at if plane.ndim == at.shape[1] else np.delete(at, along, 1)
+            np.maximum.at(plane, tuple(seen.T), code.astype(np.uint8))
+        places["missed"].append(_centres(at, detection.instance_at, ~detection.found))
+        places["false"].append(_centres(at, detection.component_at, ~detection.hits))
+    detections = [detection for detection, _ in parts]
     return CaseView(
         codes,
-        {state: np.concatenate(parts) for state, parts in places.items()},
+        {state: np.concatenate(own) for state, own in places.items()},
         {
             "found": sum(int(detection.found.sum()) for detection in detections),
             "missed": sum(int((~detection.found).sum()) for detection in detections),
@@ -61,67 +114,33 @@ def view(detections: Sequence[Detection]) -> CaseView:
     )
 
 
-@AS_WRITTEN
-def draw_case(
-    views: Mapping[str, CaseView], image: np.ndarray | None, spacing: Sequence[float], titles: Mapping[str, str]
-) -> Figure:
-    """Draw one case, a row per model and a column per view; 2D images side by side.
+def draw_case(one: CaseView, image: Sequence[np.ndarray] | None, spacing: Sequence[float]) -> Figure:
+    """Draw one model's objects in one case, a column per view; a flat image alone.
 
     Args:
-        views: by model.
-        image: (*S) grey values below the objects; None leaves the ground white.
-        spacing: of the axes, in the order of the array.
-        titles: by model, a line above its row.
+        one: the objects.
+        image: of each view the grey values below the objects; None leaves the ground white.
+        spacing: of the axes, up, back and left.
     """
-    is_flat = next(iter(views.values())).codes.ndim == 2
-    figure = _draw_flat(views, image, spacing, titles) if is_flat else _draw_volume(views, image, spacing, titles)
-    handles = [
-        Line2D([], [], linestyle="", marker="s", color=colour, markersize=8, label=state)
-        for state, (colour, _) in STATES.items()
-    ]
-    for handle, state in zip(handles, STATES):
-        if state in _MARKERS:
-            handle.set(marker=_MARKERS[state], markerfacecolor="none", markeredgewidth=1.8, markersize=7)
-    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=9)
-    return figure
-
-
-def _draw_flat(
-    views: Mapping[str, CaseView], image: np.ndarray | None, spacing: Sequence[float], titles: Mapping[str, str]
-) -> Figure:
-    columns = panel_columns(len(views))
-    rows = -(-len(views) // columns)
-    height, width = np.multiply(next(iter(views.values())).codes.shape, spacing)
-    figure = Figure(figsize=(_WIDTH, rows * (_WIDTH / columns * height / width + 0.85) + 0.45), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in grid[len(views) :]:
-        axis.remove()
-    for axis, (model, one) in zip(grid, views.items()):
-        _panel(axis, one.codes, image, one.places, spacing)
-        axis.set_title(titles[model], fontsize=8, loc="left")
-    return figure
-
-
-def _draw_volume(
-    views: Mapping[str, CaseView], image: np.ndarray | None, spacing: Sequence[float], titles: Mapping[str, str]
-) -> Figure:
-    extent = np.multiply(next(iter(views.values())).codes.shape, spacing)
-    shapes = [np.delete(extent, axis) for axis in range(3)]
-    widths = [shape[1] for shape in shapes]
-    height = max(shape[0] for shape in shapes) * _WIDTH / sum(widths)
-    figure = Figure(figsize=(_WIDTH, len(views) * (height + 0.4) + 0.35), layout="constrained")
-    grid = figure.subplots(len(views), 3, squeeze=False, width_ratios=widths)
-    for row, (model, one) in zip(grid, views.items()):
-        for along, axis in enumerate(row):
-            centres = {state: np.delete(found, along, axis=1) for state, found in one.places.items()}
-            below = None if image is None else image.max(along)
-            _panel(axis, one.codes.max(along), below, centres, np.delete(spacing, along), upwards=along > 0)
+    flat = len(one.codes) == 1
+    axes_of = [(0, 1)] if flat else [tuple(np.delete(range(3), along)) for along in range(3)]
+    extents = [(code.shape[0] * spacing[y], code.shape[1] * spacing[x]) for code, (y, x) in zip(one.codes, axes_of)]
+    widths = [width for _, width in extents]
+    size = 4.2 if flat else _WIDTH
+    figure = Figure(figsize=(size, max(height for height, _ in extents) * size / sum(widths)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    grid = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    for along, axis in enumerate(grid):
+        y, x = axes_of[along]
+        centres = {state: found[:, [y, x]] for state, found in one.places.items()}
+        below = None if image is None else image[along]
+        _panel(axis, one.codes[along], below, centres, (spacing[y], spacing[x]), upwards=along > 0)
+        if not flat:
             ink = "#5a5f66" if image is None else "white"
             axis.annotate(
                 _VIEWS[along], (0, 1), (4, -4), "axes fraction", "offset points", va="top", fontsize=7, color=ink
             )
-            axis.set_anchor("N")
-        row[0].set_title(titles[model], fontsize=8, loc="left")
+        axis.set_anchor("N")
     return figure
 
 
@@ -140,7 +159,7 @@ def _panel(
     axis.set_autoscale_on(False)
     for spine in axis.spines.values():
         spine.set_color("#c9cdd2")
-    for state, marker in _MARKERS.items():
+    for state, marker in MARKERS.items():
         places = centres[state]
         size = 34 if len(places) <= 40 else 14 if len(places) <= 200 else 5
         colour = STATES[state][0]
@@ -163,8 +182,21 @@ def _colours(codes: np.ndarray, image: np.ndarray | None) -> np.ndarray:
     return ground
 
 
-def _centres(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    numbers = np.flatnonzero(wanted) + 1
-    if not len(numbers):
-        return np.zeros((0, ids.ndim))
-    return np.array(ndimage.center_of_mass(ids > 0, ids, numbers)).reshape(-1, ids.ndim)
+def _centres(at: np.ndarray, ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(K, D) mean place of the voxels of each wanted object."""
+    n = len(wanted) + 1
+    voxels = np.maximum(np.bincount(ids, minlength=n), 1)
+    means = np.stack([np.bincount(ids, axis, n) / voxels for axis in at.T], 1)
+    return means[1:][wanted]
+
+
+def _orientation(geometry: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """In which order to take the array's axes and which to flip, so that they lead up, back and to the left."""
+    direction = geometry.get("sitk_stuff", {}).get("direction", ())
+    matrix = np.reshape(direction, (3, 3)) if len(direction) == 9 else np.eye(3)
+    main = np.abs(matrix).argmax(0)  # the patient's axis (left, back, up) along which each of the image's axes runs
+    if sorted(main) != [0, 1, 2]:
+        return [0, 1, 2], []
+    images_axis = [int(np.flatnonzero(main == axis)[0]) for axis in (2, 1, 0)]
+    flips = [i for i, (axis, own) in enumerate(zip((2, 1, 0), images_axis)) if matrix[axis, own] < 0]
+    return [2 - own for own in images_axis], flips

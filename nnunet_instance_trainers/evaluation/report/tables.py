@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import SCORES, Pair, Score, Table
+from nnunet_instance_trainers.evaluation.digits import decimals
 
 __all__ = ["breakable", "number", "pair_rows", "table_rows"]
 
@@ -62,7 +63,7 @@ def table_rows(table: Table) -> dict[str, Any]:
             {"name": _NAMES[score.name], "better": _better(score), "edge": score.name in edges} for score in shown
         ],
         "rows": rows,
-        "note": f"Of {len(table.cases)} cases, those in which a score is defined for every model: {', '.join(fewer)}."
+        "note": f"Of {len(table.cases)} in all, cases in which a score is defined for every model: {', '.join(fewer)}."
         if fewer
         else "",
     }
@@ -70,13 +71,13 @@ def table_rows(table: Table) -> dict[str, Any]:
 
 def _cell(table: Table, score: Score, m: int, edge: bool, several: bool) -> dict[str, Any]:
     name = score.name
-    digits = 3 if score.kind == "mean" else 2
-    fewer = min(digits, 2)
+    digits = decimals(table.mean[name], 3 if score.kind == "mean" else 2)
     rank = table.ranks[name][m] if name in table.ranks and several else math.nan
     low, high = table.low[name][m], table.high[name][m]
+    of_interval = decimals((low, high))
     return {
         "text": number(table.mean[name][m], digits),
-        "interval": "" if math.isnan(low) else f"{number(low, fewer)}{_DASH}{number(high, fewer)}",
+        "interval": "" if math.isnan(low) else f"{number(low, of_interval)}{_DASH}{number(high, of_interval)}",
         "rank": "" if math.isnan(rank) else f"{rank:.0f}",
         "best": rank == 1,
         "edge": edge,
@@ -96,11 +97,14 @@ def pair_rows(pairs: Sequence[Pair]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
-    digits = 3 if next(score.kind for score in SCORES if score.name == pair.score) == "mean" else 2
+    least = 3 if next(score.kind for score in SCORES if score.name == pair.score) == "mean" else 2
+    digits = decimals((pair.difference, pair.low, pair.high), least)
     return {
         "score": _NAMES[pair.score],
         "difference": number(pair.difference, digits, "+"),
-        "interval": f"{number(pair.low, digits, '+')} to {number(pair.high, digits, '+')}",
+        "interval": _DASH
+        if math.isnan(pair.low)
+        else f"{number(pair.low, digits, '+')} to {number(pair.high, digits, '+')}",
         "cases": pair.cases,
         "p": _p(pair.p),
         "p_holm": _p(pair.p_holm),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,17 @@ from nnunet_instance_trainers.data.label_folders import (
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.data.spacing_files import known_geometry
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
-from nnunet_instance_trainers.instances import label_components
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
+from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
-__all__ = ["CaseResult", "Job", "bin_names", "evaluate_case", "read_instances"]
+__all__ = ["CaseResult", "Job", "evaluate_case", "read_instances"]
 
 SIZE_SCORES = (*DETECTION, "lesion_dice", "lesion_dice_found", "f1_iou50", "volume_ratio")
 
@@ -38,6 +40,7 @@ class Job:
     Attributes:
         predictions, ground_truth: folders of label images.
         instances: the folder of annotators' maps, None for components of the ground truth.
+        instance_classes: the names of the classes that have ids there; the others are scored by components.
         ending: of the files' names.
         reader: nnU-Net's class that reads them.
         classes: what is scored.
@@ -51,6 +54,7 @@ class Job:
     predictions: Path
     ground_truth: Path
     instances: Path | None
+    instance_classes: frozenset[str]
     ending: str
     reader: type[BaseReaderWriter]
     classes: tuple[ForegroundClass, ...]
@@ -63,18 +67,17 @@ class Job:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC."""
+    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC.
 
+    Attributes:
+        digests: of the files that were read, "reference", "prediction" and, with maps, "instances".
+    """
+
+    digests: dict[str, str]
     counts: list[Counts] = field(default_factory=list)
     by_size: list[list[Counts]] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidates] = field(default_factory=list)
-
-
-def bin_names(edges_ml: Sequence[float]) -> list[str]:
-    """Names of the bins between edges: ``["<0.1", "0.1-1", ">=1"]``."""
-    edges = [f"{edge:g}" for edge in edges_ml]
-    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
 
 
 def evaluate_case(job: Job, case: str) -> CaseResult:
@@ -86,30 +89,32 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     reader, name = job.reader(), f"{case}{job.ending}"
     target, geometry = _read(job, reader, job.ground_truth / name, case, job.ignore)
     prediction, predicted_geometry = _read(job, reader, job.predictions / name, case, None)
+    geometry = known_geometry(reader, job.ground_truth / name, geometry, predicted_geometry)
     check_grid(job.predictions / name, case, prediction, predicted_geometry, target, geometry)
     annotated = None
     if job.instances is not None:
-        annotated = read_instances(reader, job.instances / name, case, job.classes, target, geometry)
+        with_ids = [evaluated for evaluated in job.classes if evaluated.name in job.instance_classes]
+        annotated = read_instances(reader, job.instances / name, case, with_ids, target, geometry)
     probabilities = None
     if job.froc is not None:
         probabilities = read_probabilities(job.predictions / f"{case}.npz", case, target.shape, job.classes)
     voxel_ml = voxel_volume_ml(target.shape, geometry["spacing"])
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
-    result = CaseResult()
+    folders = {"reference": job.ground_truth, "prediction": job.predictions, "instances": job.instances}
+    result = CaseResult({what: digest(folder / name) for what, folder in folders.items() if folder is not None})
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         p = None if probabilities is None else probabilities[evaluated.channel]
         box = box_around(mask | predicted if p is None else mask | predicted | (p >= job.froc))
         mask, inside = mask[box], None if valid is None else valid[box]
-        ids = (
-            label_components(mask, job.rule.connectivity)[0] if annotated is None else np.where(mask, annotated[box], 0)
-        )
-        detection = detect(ids, predicted[box], valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        has_ids = annotated is not None and evaluated.name in job.instance_classes
+        instances = annotated[box] if has_ids else None
+        detection = detect(instances, predicted[box], within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
         result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
         if p is not None and job.froc is not None:
-            result.candidates.append(find_candidates(ids, p[box], threshold=job.froc, valid=inside))
+            result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
     return result
 
 
@@ -134,14 +139,16 @@ def read_instances(
         UserError: they cannot be read, or do not fit it.
     """
     ids, own = read_labels(reader, path, case, None)
-    check_grid(path, case, ids, own, target, geometry, other)
+    check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry, other)
     check_ids(ids, path, case)
-    foreground = np.logical_or.reduce([evaluated.mask(target) for evaluated in classes])
+    foreground = np.zeros(target.shape, bool)
+    for evaluated in classes:
+        foreground |= evaluated.mask(target)
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(
-            f"case {case!r}: {path} has no id in {bare} foreground voxels of {other}: add them, or leave "
-            "--instances away to use components"
+            f"case {case!r}: {path} has no id in {bare} foreground voxels of {other}: add them, name the "
+            "classes that have ids with --instance-classes, or leave --instances away to use components"
         )
     stray = np.count_nonzero((ids > 0) & (target == 0))
     if stray:
@@ -163,7 +170,7 @@ def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float
     for side, (ids, volumes, met, dice, own, partners) in sides.items():
         order = np.argsort(own, kind="stable")
         partners_of = np.split(partners[order], np.searchsorted(own[order], np.arange(1, len(ids))))
-        for index, place in enumerate(np.digitize(volumes, bins_ml)):
+        for index, place in enumerate(size_bins(volumes, bins_ml)):
             yield {
                 "case": case,
                 "class": name,

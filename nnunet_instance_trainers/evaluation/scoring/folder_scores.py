@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
-from nnunet_instance_trainers.data.label_folders import case_names, find_labels, find_reader, read_dataset
+from nnunet_instance_trainers.data.label_folders import Labels, case_names, find_labels, find_reader, read_dataset
 from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts
@@ -21,11 +21,11 @@ from nnunet_instance_trainers.evaluation.scoring.case_scores import (
     SIZE_SCORES,
     CaseResult,
     Job,
-    bin_names,
     evaluate_case,
 )
 from nnunet_instance_trainers.evaluation.scoring.result_files import (
     Evaluation,
+    bin_names,
     check_output,
     read_evaluation,
     write_evaluation,
@@ -42,6 +42,7 @@ def evaluate(
     output: Path,
     *,
     instances: Path | None = None,
+    instance_classes: Sequence[str] | None = None,
     rule: Rule = OVERLAP,
     bins_ml: Sequence[float] = BINS_ML,
     froc_threshold: float | None = None,
@@ -55,6 +56,7 @@ def evaluate(
         predictions, ground_truth: folders of label images with the same names.
         output: folder for the files; made if missing.
         instances: folder of annotators' maps with the same names; None for components of the ground truth.
+        instance_classes: names of the classes that have ids there, None for all; the others go by components.
         rule: when an instance is found.
         bins_ml: ascending edges of the size bins.
         froc_threshold: write ``froc.csv`` too, from the ``.npz`` beside the predictions, with candidates at this
@@ -78,6 +80,7 @@ def evaluate(
         predictions=predictions,
         ground_truth=ground_truth,
         instances=instances,
+        instance_classes=_with_ids(labels, instance_classes),
         ending=dataset["file_ending"],
         reader=find_reader(dataset, example),
         rule=rule,
@@ -143,6 +146,14 @@ def find_cases(
     return sorted(predicted)
 
 
+def _with_ids(labels: Labels, chosen: Sequence[str] | None) -> frozenset[str]:
+    names = {evaluated.name for evaluated in labels.classes}
+    unknown = sorted(set(chosen or ()) - names)
+    if unknown:
+        raise UserError(f"--instance-classes names {unknown[0]!r}: the classes are {', '.join(sorted(names))}")
+    return frozenset(names if chosen is None else chosen)
+
+
 # --- after the last ----------------------------------------------------------------------------------------
 
 
@@ -183,6 +194,7 @@ def _summary(job: Job, results: dict[str, CaseResult], curves: dict[str, Froc]) 
             "metrics": {key: _metrics(counts) for key, counts in zip(keys, result.counts)},
             "prediction_file": str(job.predictions / f"{case}{job.ending}"),
             "reference_file": str(job.ground_truth / f"{case}{job.ending}"),
+            "sha256": result.digests,
         }
         for case, result in results.items()
     ]
@@ -195,6 +207,7 @@ def _summary(job: Job, results: dict[str, CaseResult], curves: dict[str, Froc]) 
         "predictions": str(job.predictions.resolve()),
         "ground_truth": str(job.ground_truth.resolve()),
         "instances": None if job.instances is None else str(job.instances.resolve()),
+        "instance_classes": None if job.instances is None else sorted(job.instance_classes),
         "version": __version__,
     }
     summary = {

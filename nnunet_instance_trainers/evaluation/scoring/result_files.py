@@ -9,14 +9,18 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isnan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.text_files import read_json, read_table
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["Evaluation", "check_output", "read_evaluation", "write_evaluation", "write_table"]
+__all__ = ["Evaluation", "bin_names", "check_output", "read_evaluation", "write_evaluation", "write_table"]
 
 Row = dict[str, Any]
 
@@ -50,6 +54,17 @@ class Evaluation:
     froc: list[Row] = field(default_factory=list)
 
 
+def bin_names(edges_ml: Sequence[float]) -> list[str]:
+    """Names of the bins between edges, no two alike; they are for reading and are never taken apart.
+
+    Example:
+        >>> bin_names([0.00001, 0.1, 1])
+        ['<0.00001', '0.00001-0.1', '0.1-1', '>=1']
+    """
+    edges = [np.format_float_positional(edge, trim="-") for edge in edges_ml]
+    return [f"<{edges[0]}", *(f"{a}-{b}" for a, b in pairwise(edges)), f">={edges[-1]}"]
+
+
 def read_evaluation(folder: Path) -> Evaluation:
     """Read what ``evaluate`` wrote; numbers are int or float, empty cells nan.
 
@@ -63,7 +78,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         tables = {name: _read_table(folder / f"{name}.csv") for name in ("cases", "sizes", "objects")}
         froc = _read_table(folder / "froc.csv") if "froc" in summary else []
-    except (OSError, ValueError, csv.Error):
+    except (UserError, ValueError):
         raise UserError(f"a table in {folder} is missing or damaged: run 'nnunet-instance evaluate' again") from None
     return Evaluation(name=folder.resolve().name, summary=summary, froc=froc, **tables)
 
@@ -90,33 +105,27 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         rows = getattr(evaluation, name)
         write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
     with write_atomically(folder / _SUMMARY) as temporary:
-        temporary.write_text(json.dumps(evaluation.summary, indent=4))
+        temporary.write_text(json.dumps(evaluation.summary, indent=4), encoding="utf-8")
 
 
 def _own_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of a folder; None where it is missing or not ours."""
     try:
-        summary = json.loads((folder / _SUMMARY).read_text())
-    except (OSError, ValueError, RecursionError):
+        summary = read_json(folder / _SUMMARY, "")
+    except UserError:
         return None
     return summary if isinstance(summary, dict) and {"settings", "pooled"} <= summary.keys() else None
 
 
 def _read_table(file: Path) -> list[Row]:
-    with open(file, newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if any(None in row for row in rows):
-        raise ValueError("a line is too long")
-    return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
+    return [{name: _value(name, cell) for name, cell in row.items()} for row in read_table(file, "")]
 
 
-def _value(name: str, cell: str | None) -> Any:
+def _value(name: str, cell: str) -> Any:
     if name in _TEXT:
-        return cell or ""
+        return cell
     if cell == "":
         return float("nan")
-    if cell is None:
-        raise ValueError("a line is too short")
     try:
         return int(cell)
     except ValueError:
@@ -125,7 +134,7 @@ def _value(name: str, cell: str | None) -> Any:
 
 def write_table(file: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows as CSV: empty cells for nan, nine significant digits."""
-    with write_atomically(file) as temporary, open(temporary, "w", newline="") as stream:
+    with write_atomically(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)

@@ -10,6 +10,7 @@ from evaluated import synthetic
 
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
+from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 
 
 def test_models_are_named_by_the_ends_of_their_paths_that_differ(written: Callable) -> None:
@@ -21,6 +22,10 @@ def test_models_are_named_by_the_ends_of_their_paths_that_differ(written: Callab
 def _rename(file: Path, old: str, new: str) -> None:
     header, rest = file.read_text().split("\n", 1)
     file.write_text(f"{header.replace(old, new)}\n{rest}")
+
+
+def _rename_all(file: Path, old: str, new: str) -> None:
+    file.write_text(file.read_text().replace(old, new))
 
 
 def _without(file: Path, *keys: str) -> None:
@@ -40,6 +45,8 @@ def _without(file: Path, *keys: str) -> None:
         lambda folder: _rename(folder / "sizes.csv", "found", "fount"),
         lambda folder: _without(folder / "summary.json", "metric_per_case"),
         lambda folder: _without(folder / "summary.json", "settings", "classes"),
+        lambda folder: _without(folder / "summary.json", "settings", "bins_ml"),
+        lambda folder: _rename_all(folder / "sizes.csv", "<0.01", "<0.02"),
     ],
 )
 def test_a_folder_that_lacks_what_evaluate_writes_is_named(written: Callable, damage: Callable[[Path], None]) -> None:
@@ -76,12 +83,17 @@ def test_other_references_are_refused(written: Callable) -> None:
 def test_other_settings_are_refused(written: Callable, key: str, value: object) -> None:
     a, b = synthetic("A", 3, 0.5), synthetic("B", 3, 0.5)
     b.summary["settings"][key] = value
+    for row in b.sizes:
+        row["bin"] = bin_names(b.summary["settings"]["bins_ml"])[0]
     with pytest.raises(UserError, match=rf"A was evaluated with {key} .* and B with .*: evaluate them alike"):
         read_models([written(a), written(b)])
 
 
 def test_pairs_are_named_by_the_models() -> None:
-    assert parse_pairs(["b:a", "a:c:d"], ["a", "b", "c:d"]) == [("b", "a"), ("a", "c:d")]
-    for wrong in ("a", "a:x", "a:a"):
+    folders = [Path("eval/a"), Path("eval/b"), Path("eval/c:d")]
+    names = ["a", "b", "c:d"]
+    assert parse_pairs(["b:a", "a:c:d"], folders, names) == [("b", "a"), ("a", "c:d")]
+    assert parse_pairs(["eval/b:eval/a", "eval/a:b"], folders, names) == [("b", "a"), ("a", "b")]
+    for wrong in ("a", "a:x", "a:a", "eval/a:a"):
         with pytest.raises(UserError, match=rf"--pairs '{wrong}' is not MODEL:MODEL with two of the models a, b"):
-            parse_pairs([wrong], ["a", "b"])
+            parse_pairs([wrong], folders[:2], names[:2])

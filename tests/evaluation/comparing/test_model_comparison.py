@@ -139,7 +139,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def test_the_tables_on_disk_say_what_was_computed(tmp_path: Path) -> None:
-    (table,) = compare([model("A", precision=[0.5, NAN]), model("B", precision=[0.75, 0.5])])
+    (table,) = compare([model("A", precision=[0.5] * 5 + [NAN]), model("B", precision=[0.75] * 5 + [0.5])])
     write_comparison([table], tmp_path / "new" / "folder")
     comparison, ranks, pairs = (
         rows(tmp_path / "new" / "folder" / f"{name}.csv") for name in ("comparison", "ranks", "pairs")
@@ -156,7 +156,7 @@ def test_the_tables_on_disk_say_what_was_computed(tmp_path: Path) -> None:
         "low": "0.75",
         "high": "0.75",
         "rank": "1",
-        "cases": "1",
+        "cases": "5",
     }
     assert next(row for row in comparison if row["score"] == "volume_ratio")["rank"] == ""
     assert [(row["model"], row["RG"]) for row in ranks] == [("A", "1"), ("B", "1")]

@@ -143,10 +143,19 @@ def test_less_confidence_is_a_narrower_interval() -> None:
 
 
 def test_cases_without_a_value_count_for_nothing() -> None:
-    samples = bootstrap(np.array([3.0, 0.0]), np.array([1.0, 0.0]), resamples=50)
+    above, below = np.append(np.full(5, 3.0), np.zeros(9)), np.append(np.ones(5), np.zeros(9))
+    samples = bootstrap(above, below, resamples=500)
     assert np.isnan(samples).any() and (samples[~np.isnan(samples)] == 3).all()
     assert interval(samples) == (3, 3)
     assert np.isnan(interval(bootstrap(np.zeros(4), np.zeros(4)))).all()
+
+
+def test_fewer_than_five_cases_have_no_interval() -> None:
+    """One case would get an interval of width zero, and two cases one that is far too narrow."""
+    values, known = np.arange(7.0), np.array([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0]])
+    low, high = interval(bootstrap(values * known, known))
+    assert 0 < low[0] < 2 < high[0] < 4 and np.isnan([low[1], high[1]]).all()
+    assert np.isnan(interval(bootstrap(np.ones(1), np.ones(1)))).all()
 
 
 # --- tests of pairs ----------------------------------------------------------------------------------------

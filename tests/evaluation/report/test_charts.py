@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from nnunet_instance_trainers.evaluation.report import charts
-from nnunet_instance_trainers.evaluation.report.charts import STATES, SizeCounts
+from nnunet_instance_trainers.evaluation.report import charts, looks
+from nnunet_instance_trainers.evaluation.report.charts import SizeCounts
+from nnunet_instance_trainers.evaluation.report.looks import STATES
 
 BINS = ["<0.1", "0.1-1", ">=1"]
 NAN = float("nan")
@@ -83,25 +84,36 @@ def test_that_test_can_fail() -> None:
     assert np.linalg.norm(lab("#2ca02c", "deutan") - lab("#ff3b30", "deutan")) < 25
 
 
-def test_lines_of_models_differ_in_more_than_colour() -> None:
-    looks = [charts.style(k) for k in range(7)]
-    assert len({colour for colour, _, _ in looks}) == len({marker for _, marker, _ in looks}) == 7
-    assert len({str(dashes) for _, _, dashes in looks}) == 7
+def test_models_differ_in_more_than_colour() -> None:
+    """Two of many share a colour, a marker or dashes, and never two of them; seven share nothing."""
+    models = [looks.style(k) for k in range(40)]
+    for one, other in combinations(models, 2):
+        assert sum(a == b for a, b in zip(one, other)) <= 1
+    for column in zip(*models[:7]):
+        assert len(set(column)) == 7
+
+
+def test_keys_look_as_what_they_stand_for() -> None:
+    line, point = looks.model_key(9).artists
+    assert (line.get_color(), point.get_marker()) == looks.style(9)[:2]
+    (patch,) = looks.state_key("missed").patches or looks.state_key("missed").artists
+    assert (to_hex(patch.get_facecolor()), patch.get_hatch()) == STATES["missed"]
+    (cross,) = looks.state_key("false", marked=True).artists
+    assert (cross.get_color(), cross.get_marker()) == (STATES["false"][0], "x")
 
 
 def test_sensitivity_has_a_point_per_bin_with_instances_and_its_interval() -> None:
-    (axis,) = charts.sensitivity_by_size(BINS, COUNTS, NOTES).axes
+    (axis,) = charts.sensitivity_by_size(BINS, list(COUNTS.values())).axes
     a, b = axis.lines
     np.testing.assert_allclose(a.get_ydata(), [0.1, 0.5, 1.0])
     np.testing.assert_allclose(b.get_ydata(), [0.4, 0.8])  # no instance of 1 mL and more
     np.testing.assert_allclose(axis.collections[0].get_segments()[1][:, 1], [0.4, 0.6])
     assert axis.get_xticklabels()[0].get_text() == "<0.1\n(n = 10)"
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == [f"{m}\n{note}" for m, note in NOTES.items()]
 
 
 def test_froc_reads_the_best_sensitivity_at_most_so_many_false_positives() -> None:
     curve = np.array([3.0, 0.2, 1.0, 9.0]), np.array([0.7, 0.3, 0.5, 0.8])
-    (axis,) = charts.froc_curves({"A": curve}, {"A": "note"}).axes
+    (axis,) = charts.froc_curves([curve]).axes
     steps, markers = axis.lines
     assert steps.get_xdata().tolist() == [0.2, 1.0, 3.0, 9.0, 16.0]
     np.testing.assert_allclose(markers.get_xdata(), [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
@@ -110,26 +122,28 @@ def test_froc_reads_the_best_sensitivity_at_most_so_many_false_positives() -> No
 
 def test_a_model_without_a_curve_keeps_its_colour_for_the_others() -> None:
     nothing, curve = np.zeros(0), (np.array([1.0]), np.array([0.5]))
-    (axis,) = charts.froc_curves({"A": (nothing, nothing), "B": curve}, {"B": "note"}).axes
-    assert {line.get_color() for line in axis.lines} == {charts.style(1)[0]}
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["B\nnote"]
+    (axis,) = charts.froc_curves([(nothing, nothing), curve]).axes
+    assert {line.get_color() for line in axis.lines} == {looks.style(1)[0]}
 
 
 def test_the_scatter_has_a_mark_per_case_with_both_values() -> None:
-    points = {"A": (np.array([0.5, NAN, 0.7]), np.array([0.2, 0.3, 0.8])), "B": (np.array([NAN]), np.array([NAN]))}
-    a, b = charts.dice_against_f1(points, NOTES).axes
+    (a,) = charts.case_scatter(0, np.array([0.5, NAN, 0.7]), np.array([0.2, 0.3, 0.8])).axes
+    (b,) = charts.case_scatter(1, np.array([NAN]), np.array([NAN])).axes
     assert a.collections[0].get_offsets().tolist() == [[0.5, 0.2], [0.7, 0.8]]
     assert a.lines[0].get_xdata()[0] == pytest.approx(0.6) and a.lines[1].get_ydata()[0] == pytest.approx(0.5)
     assert len(b.collections[0].get_offsets()) == 0 and not b.lines
 
 
 def test_of_many_cases_marks_are_small_and_drawn_as_pixels() -> None:
-    many, few = (
-        charts.dice_against_f1({"A": (np.full(n, 0.5), np.full(n, 0.5))}, NOTES).axes[0].collections[0]
-        for n in (2000, 20)
-    )
+    many, few = (charts.case_scatter(0, np.full(n, 0.5), np.full(n, 0.5)).axes[0].collections[0] for n in (2000, 20))
     assert many.get_rasterized() and not few.get_rasterized()
     assert many.get_sizes()[0] < few.get_sizes()[0] and many.get_alpha() < few.get_alpha()
+
+
+def test_the_bars_of_one_model_are_on_the_scale_of_all() -> None:
+    own, together = charts.object_bars(BINS, COUNTS["B"], 17), charts.objects_by_size(BINS, COUNTS, NOTES)
+    assert own.axes[0].get_ylim() == together.axes[0].get_ylim() and charts.tallest(COUNTS) == 17
+    assert [p.get_height() for p in own.axes[0].patches] == [p.get_height() for p in together.axes[1].patches]
 
 
 def test_long_names_are_folded_where_words_end() -> None:
@@ -144,4 +158,4 @@ def test_any_number_of_models_gets_its_panels(n: int) -> None:
     models = {f"model {k}": COUNTS["A"] for k in range(n)}
     notes = dict.fromkeys(models, "note")
     assert len(charts.objects_by_size(BINS, models, notes).axes) == n
-    assert len(charts.sensitivity_by_size(BINS, models, notes).axes[0].lines) == n
+    assert len(charts.sensitivity_by_size(BINS, list(models.values())).axes[0].lines) == n

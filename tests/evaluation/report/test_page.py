@@ -19,7 +19,7 @@ from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare
 from nnunet_instance_trainers.evaluation.report import choose_cases, report, write_report
 from nnunet_instance_trainers.evaluation.report import page as module
-from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
+from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, bin_names
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -61,6 +61,10 @@ def no_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "choose_cases", lambda table: [])
 
 
+def alternatives(page: Page) -> list[str]:
+    return [image["alt"] or "" for image in page.images]
+
+
 def page_of(*models: Evaluation) -> Page:
     return Page(report(models, compare(models)))
 
@@ -97,22 +101,26 @@ def test_the_table_has_means_ranks_and_intervals(no_cases: None) -> None:
             assert f"{value:.{digits}f}" in words and f"{low:.2f}\N{EN DASH}{high:.2f}" in words
         for mean in ("RA", "RG", "RI"):
             assert f"{table.mean_ranks[mean][m]:.2f}" in words
-    assert "Mean rank over all scores, best first: second" in words
+    assert re.search(r"Mean rank over all scores, best first: second \d\.\d\d first \d\.\d\d Comparison", words)
 
 
 def test_every_picture_has_a_text_with_its_numbers(no_cases: None) -> None:
     models = [synthetic("first", 20, 0.5), synthetic("second", 20, 0.7)]
     (table,) = compare(models)
-    images = page_of(*models).images
-    assert len(images) == 4  # bars, sensitivity, FROC, scatter
+    texts = [image["alt"] for image in page_of(*models).images if image["alt"]]
+    assert len(texts) == 6  # bars of each, sensitivity, FROC, scatter of each
     found = sum(row["found"] for row in models[0].sizes if row["bin"] == "<0.01")
-    assert f"<0.01 mL: {found} found" in images[0]["alt"]
-    for image in images:
-        assert "first" in image["alt"] and "second" in image["alt"] and re.search(r"\d\.\d\d", image["alt"])
-    assert f"median Dice {np.median(table.values['dice'][1]):.2f}" in images[3]["alt"]
+    assert (
+        f"first (volume ratio {table.mean['volume_ratio'][0]:.2f}" in texts[0]
+        and f"<0.01 mL: {found} found" in texts[0]
+    )
+    for text, own in zip(texts, ("first", "second", "first", "second", "first", "second")):
+        assert own in text and re.search(r"\d\.\d\d", text)
+    assert all(name in text for text in texts[2:4] for name in ("first", "second"))
+    assert f"median Dice {np.median(table.values['dice'][1]):.2f}" in texts[5]
     at_one = max(row["sensitivity"] for row in models[1].froc if row["false_positives_per_image"] <= 1)
-    assert f"second: {at_one:.2f} at 1 false positive per image" in images[2]["alt"]
-    assert "average sensitivity 0.40 (0.35 to 0.45)" in images[2]["alt"]
+    assert f"second: {at_one:.2f} at 1 false positive per image" in texts[3]
+    assert "average sensitivity 0.40 (0.35 to 0.45)" in texts[3]
 
 
 def test_overlap_scores_never_come_without_what_must_stand_beside_them(folders: list[Path], tmp_path: Path) -> None:
@@ -121,7 +129,7 @@ def test_overlap_scores_never_come_without_what_must_stand_beside_them(folders: 
     start = page.words.index("volume ratio")
     assert page.words[start : start + 8 : 2] == ["volume ratio", "F1, IoU 0.5", "F1", "sensitivity"]
     for image in page.images:
-        assert "volume ratio" in image["alt"] and "F1 at IoU 0.5" in image["alt"], image["alt"]
+        assert not image["alt"] or ("volume ratio" in image["alt"] and "F1 at IoU 0.5" in image["alt"]), image["alt"]
 
 
 def test_a_model_with_far_too_much_volume_is_called_out(folders: list[Path], tmp_path: Path) -> None:
@@ -134,24 +142,24 @@ def test_pictures_of_cases_tell_what_became_of_the_objects(folders: list[Path], 
     write_report(folders, tmp_path / "r.html", tmp_path / "imagesTs")
     page = Page((tmp_path / "r.html").read_text())
     cases = [image for image in page.images if image["alt"].startswith("Image of case")]
-    assert len(cases) == 3 and all(image["src"].startswith("data:image/png;base64,") for image in cases)
+    assert len(cases) == 9 and all(image["src"].startswith("data:image/png;base64,") for image in cases)
     _, n = ndimage.label(cells(int(cases[0]["alt"].split("cell_")[1][0])), np.ones((3, 3)))
-    assert f"exact: {n} found, 0 missed, 0 false; F1 1.00" in cases[0]["alt"]
+    assert f"exact: {n} found, 0 missed, 0 false; F1 1.00" in cases[1]["alt"]
 
 
 def test_without_probabilities_there_is_no_froc(no_cases: None) -> None:
     model = synthetic("A", 5, 0.5)
     model.froc.clear()
     page = page_of(model)
-    assert "FROC" not in page.words and len(page.images) == 3
+    assert "FROC" not in page.words and len([image for image in page.images if image["alt"]]) == 3
 
 
 def test_models_without_probabilities_are_left_out_of_the_froc(no_cases: None) -> None:
     models = [synthetic("silent", 5, 0.5), synthetic("heard", 5, 0.6)]
     models[0].froc.clear()
     del models[0].summary["froc"]
-    alternative = page_of(*models).images[2]["alt"]
-    assert alternative.startswith("Curves") and "heard" in alternative and "silent" not in alternative
+    (alternative,) = [i["alt"] for i in page_of(*models).images if i["alt"].startswith("Curves")]
+    assert "heard" in alternative and "silent" not in alternative
 
 
 def test_with_several_classes_each_has_its_table_and_its_froc(no_cases: None) -> None:
@@ -176,7 +184,8 @@ def test_pairs_are_shown_and_significance_is_bold(no_cases: None) -> None:
 def test_names_are_text_and_not_markup(no_cases: None) -> None:
     page = page_of(synthetic('<script>alert("x")</script>', 4, 0.5))
     assert not [tag for tag, _ in page.tags if tag == "script"]
-    assert '<script>alert("x")</script>' in page.words
+    assert '<script>alert("x")</script>' in "".join(page.words)
+    assert any(words.startswith('Stacked bars of objects per size. <script>alert("x")') for words in alternatives(page))
 
 
 def test_the_page_asks_for_nothing(folders: list[Path], tmp_path: Path) -> None:
@@ -186,6 +195,29 @@ def test_the_page_asks_for_nothing(folders: list[Path], tmp_path: Path) -> None:
     for tag, attributes in Page(text).tags:
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+
+
+def test_digits_tell_models_apart_and_few_cases_have_no_interval(no_cases: None) -> None:
+    models = [synthetic(name, 4, 0.5) for name in ("A", "B")]
+    for model, error in zip(models, (0.0112, 0.0113)):
+        for row in model.cases:
+            row["volume_difference_ml"] = error
+    page = page_of(*models)
+    assert "0.0112" in page.words and "0.0113" in page.words and "nan" not in " ".join(page.words)
+    assert not [word for word in page.words if re.fullmatch(r"[\d.]+\N{EN DASH}[\d.]+", word)]
+    assert [word for word in page.words if re.fullmatch(r".[\d.]+ to .[\d.]+", word)] == []
+
+
+def test_bins_of_any_edges_are_drawn_in_their_order(no_cases: None) -> None:
+    model = synthetic("A", 5, 0.5)
+    edges = [1e-6, 5e-5, 1e-4, 5e-4, 0.001, 0.005]
+    model.summary["settings"]["bins_ml"] = edges
+    names = dict(zip(dict.fromkeys(row["bin"] for row in model.sizes), bin_names(edges)))
+    for row in model.sizes:
+        row["bin"] = names[row["bin"]]
+    (text,) = [words for words in alternatives(page_of(model)) if words.startswith("Lines")]
+    places = [text.index(f" {name} mL: ") for name in bin_names(edges)[:6]]
+    assert places == sorted(places)
 
 
 # --- few and many ------------------------------------------------------------------------------------------
@@ -250,9 +282,19 @@ def test_mistakes_are_said_in_one_line(folders: list[Path], tmp_path: Path, chan
 
 _OWN_HOSTS = ("clients2.google.com", "update.googleapis.com", "accounts.google.com")  # that Chromium asks by itself
 _PROBE = """<script>addEventListener("load", () => {
-  const state = [...document.images].map(i => [i.complete && i.naturalWidth, i.getBoundingClientRect().width]);
+  const shown = [...document.images].filter(i => i.alt);
+  const state = shown.map(i => [i.complete && i.naturalWidth, i.getBoundingClientRect().width]);
   document.title = "probe" + JSON.stringify({images: state, wide: document.documentElement.scrollWidth > innerWidth,
     tables: [...document.querySelectorAll("tbody tr")].length});
+});</script></body>"""
+
+
+_CUT = """<script>addEventListener("load", () => {
+  const cut = [...document.querySelectorAll("td, th, p, li, dt, dd, figcaption, img, .scroll")].filter(
+    e => e.getBoundingClientRect().right > document.querySelector("main").getBoundingClientRect().right + 1
+      || e.scrollWidth > e.clientWidth + 1 && e.clientWidth);
+  document.title = "probe" + JSON.stringify({cut: cut.map(e => e.outerHTML.slice(0, 80)),
+    keys: document.querySelectorAll(".legend img").length});
 });</script></body>"""
 
 
@@ -265,7 +307,7 @@ def browse(tmp_path: Path) -> Callable[[str], tuple[list[str], list[str], str]]:
     def run(text: str) -> tuple[list[str], list[str], str]:
         page, log = tmp_path / "page.html", tmp_path / "net.json"
         page.write_text(text)
-        options = [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--window-size=1280,1000"]
+        options = [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--window-size=1100,1000"]
         still = ["--no-first-run", "--disable-background-networking", "--disable-sync", "--disable-component-update"]
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *still, *options]
         done = subprocess.run(
@@ -293,8 +335,19 @@ def test_in_a_browser_everything_is_shown_and_nothing_asked_for(
     messages, asked, after = browse(without_policy.replace("</body>", _PROBE))
     assert (messages, asked) == ([], [])
     state = json.loads(html.unescape(re.search(r"<title>probe(.*?)</title>", after)[1]))
-    assert len(state["images"]) == 6 and all(natural > 300 and shown > 300 for natural, shown in state["images"])
-    assert state["tables"] == 3 + 2 * (1 + 9) and not state["wide"]
+    assert len(state["images"]) == 3 + 1 + 3 + 3 * 3 and all(n > 250 and shown > 250 for n, shown in state["images"])
+    assert state["tables"] == 3 * 2 + 2 * (1 + 9) and not state["wide"]
+
+
+def test_with_twelve_models_of_long_names_nothing_is_cut_off(no_cases: None, browse: Callable) -> None:
+    """Names of 100 characters, without a place to break them too, and in other scripts."""
+    names = ["x" * 100, "nnUNetTrainer__" * 7, "病灶检测" * 25, "نموذج_تجزئة" * 9, *(f"model {k}" for k in range(8))]
+    models = [synthetic(name, 6, 0.4 + 0.03 * k, classes=("core", "y" * 100)) for k, name in enumerate(names)]
+    text = report(models, compare(models))
+    _, _, after = browse(re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", _CUT))
+    state = json.loads(html.unescape(re.search(r"<title>probe(.*?)</title>", after)[1]))
+    assert state["cut"] == [] and state["keys"] == 3 + 12 * 3  # of states, of sensitivity and of two FROC
+    assert all(name in html.unescape(text).replace("<wbr>", "") for name in names)
 
 
 def test_that_test_can_fail(browse: Callable) -> None:

@@ -9,6 +9,7 @@ import pytest
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.scoring.result_files import (
     Evaluation,
+    bin_names,
     check_output,
     read_evaluation,
     write_evaluation,
@@ -34,6 +35,12 @@ EVALUATION = Evaluation(
     froc=[{"class": "lesion", "threshold": 0.5, "false_positives_per_image": 0.0, "sensitivity": 1.0}],
     summary={"settings": {}, "pooled": {}, "froc": {}},
 )
+
+
+def test_every_bin_has_a_name_of_its_own() -> None:
+    assert bin_names([0.01, 0.05, 5]) == ["<0.01", "0.01-0.05", "0.05-5", ">=5"]
+    assert bin_names([1e-6, 5e-5]) == ["<0.000001", "0.000001-0.00005", ">=0.00005"]
+    assert len(set(bin_names([0.1234567, 0.1234568, 0.1234569]))) == 4
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
