@@ -419,7 +419,7 @@ def test_check_prints_a_line_each_and_ends_with_1_on_a_problem(found: list, caps
     ("arguments", "text"),
     [
         (["-d", "28", "-c", "2d"], "there is no dataset 28"),
-        (["-d", "27", "-c", "2d", "-p", "Other"], "is not preprocessed with plans 'Other'"),
+        (["-d", "27", "-c", "2d", "-p", "Other"], "has no plans 'Other', but nnUNetPlans"),
         (["-d", "27", "-c", "2d", "-tr", "nnUNetTrainerBlop"], "this package has no trainer 'nnUNetTrainerBlop'"),
     ],
 )
@@ -434,3 +434,12 @@ def test_check_names_what_is_not_there(
 
 def test_check_wants_both_dataset_and_configuration() -> None:
     assert exit_line("check", "-d", "27").startswith("-d and -c belong together")
+
+
+def test_bins_of_the_instance_loss_paper():
+    from nnunet_instance_trainers.cli.scoring import _bins
+
+    assert _bins(["paper"]) == pytest.approx([0.05 * k for k in range(1, 21)])
+    assert _bins(["0.1", "2"]) == [0.1, 2]
+    with pytest.raises(UserError, match="numbers of mL, or 'paper', got 0.1 b"):
+        _bins(["0.1", "b"])

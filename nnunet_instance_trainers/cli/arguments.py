@@ -32,11 +32,12 @@ def add_matching(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--match",
         default="overlap",
-        choices=["overlap", "iou", "dice"],
-        help="an instance is found by any shared voxel, or one-to-one by IoU or Dice (default: overlap)",
+        choices=["overlap", "iou", "dice", "greedy", "share"],
+        help="an instance is found by any shared voxel; one-to-one by IoU or Dice at the greatest sum, or greedily by "
+        "falling IoU; or by the share of it that is covered (default: overlap)",
     )
     command.add_argument(
-        "--threshold", type=float, default=0.5, metavar="T", help="least IoU or Dice of a match (default: 0.5)"
+        "--threshold", type=float, default=0.5, metavar="T", help="least IoU, Dice or share of a match (default: 0.5)"
     )
 
 

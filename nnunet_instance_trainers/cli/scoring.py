@@ -18,12 +18,22 @@ def add_commands(add: AddCommand) -> None:
     evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
     add_matching(evaluate)
     evaluate.add_argument(
+        "--connectivity",
+        type=int,
+        default=26,
+        choices=[6, 18, 26],
+        help="neighbours that join voxels to objects; in 2D 6 stands for 4, the others for 8 (default: 26)",
+    )
+    evaluate.add_argument(
+        "--minimum-size", type=float, default=0.0, metavar="ML", help="smaller objects do not count (default: 0 mL)"
+    )
+    evaluate.add_argument(
         "--bins",
-        type=float,
         nargs="+",
-        default=[0.01, 0.05, 0.1, 0.5, 1, 5],
+        default=["0.01", "0.05", "0.1", "0.5", "1", "5"],
         metavar="ML",
-        help="edges of size bins in mL (default: 0.01 0.05 0.1 0.5 1 5)",
+        help="edges of size bins in mL, or 'paper' for steps of 0.05 mL up to 1 mL as in the instance-loss paper "
+        "(default: 0.01 0.05 0.1 0.5 1 5)",
     )
     evaluate.add_argument(
         "--froc",
@@ -43,6 +53,12 @@ def add_commands(add: AddCommand) -> None:
     compare = add("compare", _compare, "evaluated models side by side: means, intervals, ranks and tests, as CSV")
     compare.add_argument("models", nargs="+", type=Path, metavar="FOLDER", help="what 'evaluate' wrote, one per model")
     compare.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the tables")
+    compare.add_argument(
+        "--paper",
+        action="store_true",
+        help="RA, RG and RI by the eight scores of the instance-loss paper: PQ, Dice, volume difference, FDR, FNR, "
+        "precision, sensitivity, F1",
+    )
     add_pairs(compare)
 
     report = add("report", _report, "evaluated models in one HTML file with tables, charts and pictures of cases")
@@ -56,7 +72,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     check_threshold(arguments.threshold)
     if arguments.froc is not None and not 0 < arguments.froc < 1:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
-    bins = arguments.bins
+    if not 0 <= arguments.minimum_size < float("inf"):
+        raise UserError(f"--minimum-size must be 0 mL or more, got {arguments.minimum_size:g}")
+    bins = _bins(arguments.bins)
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
     from nnunet_instance_trainers.evaluation.detection import Rule
@@ -68,7 +86,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.o,
         instances=arguments.instances,
         instance_classes=arguments.instance_classes,
-        rule=Rule(arguments.match, arguments.threshold),
+        rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
         bins_ml=bins,
         froc_threshold=arguments.froc,
         dataset_json=arguments.djfile,
@@ -78,14 +96,35 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
 
 
+def _bins(texts: list[str]) -> list[float]:
+    if texts == ["paper"]:
+        return [k / 20 for k in range(1, 21)]
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise UserError(f"--bins takes numbers of mL, or 'paper', got {' '.join(texts)}") from None
+
+
 def _compare(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
+
+    if are_results(arguments.models):
+        _compare_results(arguments)
+        return
     from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
-    from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare, write_comparison
+    from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
+        PAPER_SCORES,
+        SCORES,
+        compare,
+        write_comparison,
+    )
 
     models = read_models(arguments.models)
     names = [model.name for model in models]
-    tables = compare(models, None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names))
-    write_comparison(tables, arguments.o)
+    scores = PAPER_SCORES if arguments.paper else SCORES
+    pairs = None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names)
+    tables = compare(models, pairs, scores=scores)
+    write_comparison(tables, arguments.o, scores)
     width = max(map(len, names))
     print(f"{'':{width}}    RA    RG    RI  volume ratio  F1 at IoU 0.5")
     for m, name in enumerate(names):
@@ -94,8 +133,36 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(f"wrote comparison.csv, ranks.csv and pairs.csv to {arguments.o}")
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.evaluation.report import write_report
+def _compare_results(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.challenges.comparison import (
+        compare_results,
+        read_results,
+        write_comparison,
+    )
+    from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs
 
-    write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
+    results = read_results(arguments.models)
+    names, challenge = [result.name for result in results], results[0].challenge
+    tables = compare_results(
+        results, None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names)
+    )
+    write_comparison(tables, challenge, arguments.o)
+    width = max(map(len, names))
+    for table in tables:
+        print(f"{challenge.title}, {table.region}: " + ", ".join(challenge.better))
+        for m, name in enumerate(names):
+            official = "" if table.official is None else f"   official ranking by {table.official[m]:.3f}"
+            print(f"{name:{width}}" + "".join(f"{own[m]:12.4f}" for own in table.mean.values()) + official)
+    print(f"wrote comparison.csv, ranks.csv and pairs.csv to {arguments.o}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
+    from nnunet_instance_trainers.evaluation.report import write_report
+    from nnunet_instance_trainers.evaluation.report.challenge_page import write_challenge_report
+
+    if are_results(arguments.models):
+        write_challenge_report(arguments.models, arguments.o, arguments.pairs)
+    else:
+        write_report(arguments.models, arguments.o, arguments.images, arguments.pairs)
     print(f"wrote {arguments.o}")

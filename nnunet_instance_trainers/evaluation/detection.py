@@ -5,6 +5,7 @@ Everything comes from one overlap table. docs/evaluation.md has the rules.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -15,14 +16,15 @@ from scipy import ndimage
 
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.instances import OverlapTable, label_components, renumber
-from nnunet_instance_trainers.instances.matching import match_one_to_one
+from nnunet_instance_trainers.instances.matching import match_greedily, match_one_to_one
 from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
 __all__ = ["MATCHES", "OVERLAP", "Detection", "Outcome", "Pairs", "Rule", "detect"]
 
 AnyOutcome = TypeVar("AnyOutcome", bound="Outcome")
 
-MATCHES = ("overlap", "iou", "dice")
+MATCHES = ("overlap", "iou", "dice", "greedy", "share")
+_CHANGEABLE = ("connectivity", "minimum_ml")
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,41 @@ class Rule:
     Attributes:
         match: ``"overlap"``: they share a voxel, and one may meet many (the papers' rule). ``"iou"``, ``"dice"``:
             they are partners in a one-to-one assignment of pairs whose IoU or Dice reaches the threshold.
+            ``"greedy"``: the same with pairs taken by falling IoU, while both partners are free. ``"share"``: the
+            components together cover the threshold's share of the instance; those that meet such an instance are hits.
         threshold: in (0, 1]; without meaning for ``"overlap"``.
+        connectivity: 6, 18 or 26 neighbours that join voxels to components; in 2D 6 stands for 4, the others for 8.
+        minimum_ml: instances and components below this volume are no objects; their voxels still count in voxel scores.
 
     Raises:
-        ValueError: another match, or a threshold outside (0, 1].
+        ValueError: another match or connectivity, a threshold outside (0, 1], or a negative volume.
     """
 
     match: str = "overlap"
     threshold: float = 0.5
+    connectivity: int = 26
+    minimum_ml: float = 0.0
 
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
             raise ValueError(f"match must be one of {', '.join(MATCHES)}, got {self.match!r}")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold}")
+        if self.connectivity not in (6, 18, 26):
+            raise ValueError(f"connectivity must be 6, 18 or 26, got {self.connectivity}")
+        if not 0 <= self.minimum_ml < float("inf"):
+            raise ValueError(f"minimum_ml must be 0 or more, got {self.minimum_ml}")
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Rule:
+        """The rule of the settings in a summary."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
+
+    def settings(self) -> dict[str, Any]:
+        """What a summary says of it: match and threshold, and what differs from the default."""
+        default = Rule()
+        changed = {name: getattr(self, name) for name in _CHANGEABLE if getattr(self, name) != getattr(default, name)}
+        return {"match": self.match, "threshold": self.threshold, **changed}
 
 
 OVERLAP = Rule()
@@ -87,8 +110,15 @@ class Pairs:
         """(P,) Dice of each pair."""
         return 2 * self.shared / (self.instance_voxels[self.instance] + self.component_voxels[self.component])
 
+    def covering(self, share: float) -> np.ndarray:
+        """(L,) indices of the pairs of instances of which components cover at least a share."""
+        covered = np.bincount(self.instance, self.shared, len(self.instance_voxels)) / self.instance_voxels
+        return np.flatnonzero(covered[self.instance] >= share)
+
     def match(self, match: str, threshold: float) -> np.ndarray:
-        """(K,) indices of the pairs of the one-to-one assignment by ``"iou"`` or ``"dice"``."""
+        """(K,) indices of the pairs of the one-to-one assignment by ``"iou"`` or ``"dice"``, or ``"greedy"``."""
+        if match == "greedy":
+            return match_greedily(self.instance, self.component, self.iou, threshold=threshold)
         return match_one_to_one(self.instance, self.component, getattr(self, match), threshold=threshold)
 
 
@@ -117,15 +147,14 @@ class Outcome:
     def of(cls: type[AnyOutcome], pairs: Pairs, rule: Rule, **others: Any) -> AnyOutcome:
         """Match the pairs under a rule; ``others`` are the remaining attributes."""
         iou50 = pairs.match("iou", 0.5)
-        overlap = rule.match == "overlap"
-        matched = iou50 if overlap else pairs.match(rule.match, rule.threshold)
+        many = {"overlap": 0.0, "share": rule.threshold}  # least covered share, where one may meet many
+        matched = iou50 if rule.match in many else pairs.match(rule.match, rule.threshold)
         return cls(
             pairs=pairs,
-            linked=np.arange(len(pairs.shared)) if overlap else matched,
+            linked=pairs.covering(many[rule.match]) if rule.match in many else matched,
             matched=matched,
             iou50=iou50,
-            shared_voxels=int(pairs.shared.sum()),
-            **others,
+            **{"shared_voxels": int(pairs.shared.sum()), **others},
         )
 
     @cached_property
@@ -276,13 +305,16 @@ def detect(
     predicted = prediction > 0 if valid is None else (prediction > 0) & valid
     place = np.flatnonzero(within | predicted if valid is None else (within | predicted) & valid)
     # One image of ids at a time: of a large one it takes more memory than all else.
-    ids = _at(label_components(within)[0] if instances is None else instances, place)
+    ids = _at(label_components(within, rule.connectivity)[0] if instances is None else instances, place)
     ids[~_at(within, place)] = 0
-    parts = _at(label_components(predicted)[0], place)
-    target_voxels, predicted_voxels = int(np.count_nonzero(ids)), int(np.count_nonzero(parts))
+    parts = _at(label_components(predicted, rule.connectivity)[0], place)
+    foregrounds = (ids > 0, parts > 0, (ids > 0) & (parts > 0))
+    target_voxels, predicted_voxels, shared_voxels = (int(np.count_nonzero(mask)) for mask in foregrounds)
     if valid is not None:
         near = ndimage.binary_dilation(~valid, np.ones((3,) * valid.ndim, bool))
         ids, parts = _without_cut_objects(ids, parts, _at(near, place))
+    if rule.minimum_ml:
+        ids, parts = (_large(own, rule.minimum_ml / voxel_ml) for own in (ids, parts))
     instance_at, component_at = (renumber(own)[0].view(np.int32) for own in (ids, parts))  # which torch knows
     return Detection.of(
         Pairs.of(instance_at, component_at),
@@ -295,7 +327,14 @@ def detect(
         voxel_ml=voxel_ml,
         target_voxels=target_voxels,
         predicted_voxels=predicted_voxels,
+        shared_voxels=shared_voxels,
     )
+
+
+def _large(ids: np.ndarray, voxels: float) -> np.ndarray:
+    """Of ids (K,) those of at least so many voxels, up to rounding; 0 for the others."""
+    numbers, n = renumber(ids)
+    return np.where((np.bincount(numbers, minlength=n + 1) >= voxels * (1 - 1e-9))[numbers], ids, 0)
 
 
 def _at(image: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One-to-one matching of the rows and columns of an overlap table."""
+"""One-to-one matchings of the rows and columns of an overlap table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-__all__ = ["match_one_to_one"]
+__all__ = ["match_greedily", "match_one_to_one"]
 
 
 def match_one_to_one(
@@ -50,3 +50,30 @@ def match_one_to_one(
     matched_rows, matched_columns = min_weight_full_bipartite_matching(graph, maximize=True)
     partner[matched_rows] = matched_columns
     return reaching[partner[row] == column]
+
+
+def match_greedily(instance: np.ndarray, component: np.ndarray, quality: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Choose pairs by falling quality, each if both partners are still free; ties go to the lower instance, component.
+
+    Limits: with IoU and a threshold above 0.5 it equals :func:`match_one_to_one`.
+
+    Args:
+        instance, component, quality, threshold: as there.
+
+    Returns:
+        (K,) ascending indices of the chosen pairs.
+
+    Example:
+        >>> instance, component = np.array([0, 0, 1]), np.array([0, 1, 1])
+        >>> match_greedily(instance, component, np.array([0.4, 0.5, 0.4]), threshold=0.3)
+        array([1])
+    """
+    taken: tuple[set[int], set[int]] = (set(), set())
+    chosen = []
+    for index in np.lexsort((component, instance, -quality)).tolist():
+        row, column = int(instance[index]), int(component[index])
+        if quality[index] >= threshold and row not in taken[0] and column not in taken[1]:
+            taken[0].add(row)
+            taken[1].add(column)
+            chosen.append(index)
+    return np.array(sorted(chosen), dtype=np.int64)

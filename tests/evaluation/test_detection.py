@@ -374,11 +374,50 @@ def test_a_mask_of_another_shape_is_refused(valid: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"match": "IoU"}, "match must be one of overlap, iou, dice, got 'IoU'"),
+        ({"match": "IoU"}, "match must be one of overlap, iou, dice, greedy, share, got 'IoU'"),
         ({"match": "iou", "threshold": 0}, "threshold must be above 0 and at most 1, got 0"),
         ({"match": "dice", "threshold": 1.1}, "threshold must be above 0 and at most 1, got 1.1"),
+        ({"connectivity": 8}, "connectivity must be 6, 18 or 26, got 8"),
+        ({"minimum_ml": -1}, "minimum_ml must be 0 or more, got -1"),
     ],
 )
 def test_a_rule_that_means_nothing_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rule(**options)
+
+
+def test_connectivity_of_the_prediction():
+    target, prediction = np.zeros((2, 2, 3), int), np.zeros((2, 2, 3), bool)
+    prediction[0, 0, 0] = prediction[0, 1, 1] = prediction[1, 0, 2] = True  # by edge, then by corner
+    assert [detect(target, prediction, rule=Rule(connectivity=c)).counts.false for c in (6, 18, 26)] == [3, 2, 1]
+
+
+def test_minimum_size_drops_objects_of_both_sides_but_no_voxels():
+    target = np.array([[5, 0, 7, 7, 0, 0, 0]])
+    prediction = np.array([[1, 0, 1, 0, 0, 1, 1]])
+    counts = detect(target, prediction, rule=Rule(minimum_ml=0.002), voxel_ml=0.001).counts
+    assert (counts.instances, counts.found, counts.components, counts.false) == (1, 0, 1, 1)
+    assert counts.dice == detect(target, prediction).counts.dice
+    assert detect(target, prediction, rule=Rule(minimum_ml=0.002), voxel_ml=0.002).counts.instances == 2
+
+
+def test_greedy_takes_the_best_pair_first():
+    target = np.array([[1] * 10 + [2] * 8])
+    prediction = np.array([[1] * 3 + [0] + [1] * 10 + [0] * 4])  # IoU 3 / 10 and 6 / 14 with 1, 4 / 14 with 2
+    one_to_one, greedy = (detect(target, prediction, rule=Rule(m, threshold=0.1)).counts for m in ("iou", "greedy"))
+    assert (one_to_one.found, one_to_one.matched_iou) == (2, pytest.approx(3 / 10 + 4 / 14))
+    assert (greedy.found, greedy.matched_iou) == (1, pytest.approx(6 / 14))
+
+
+def test_share_of_the_target_that_components_cover_together():
+    target = np.array([[1, 1, 1, 1, 0, 2, 2, 2, 2]])
+    prediction = np.array([[1, 0, 0, 1, 0, 0, 0, 0, 1]])
+    for threshold, found, hits in ((0.25, 2, 3), (0.5, 1, 2), (0.51, 0, 0)):
+        counts = detect(target, prediction, rule=Rule("share", threshold)).counts
+        assert (counts.found, counts.hits) == (found, hits)
+
+
+def test_rule_comes_back_from_the_settings_of_a_summary():
+    rule = Rule("share", 0.3, connectivity=6, minimum_ml=0.01)
+    assert Rule.of({**rule.settings(), "bins_ml": [1]}) == rule
+    assert Rule().settings() == {"match": "overlap", "threshold": 0.5}

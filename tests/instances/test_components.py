@@ -97,3 +97,16 @@ def test_renumbering_is_the_rank_among_the_ids(largest: int) -> None:
     consecutive, n = renumber(ids)
     assert n == len(ranks) and consecutive.dtype == np.uint32
     assert consecutive.tolist() == [[ranks.get(i, 0) for i in row] for row in ids.tolist()]
+
+
+@pytest.mark.parametrize(("connectivity", "n"), [(6, 3), (18, 2), (26, 1)])
+def test_connectivity(connectivity: int, n: int) -> None:
+    labels = np.zeros((2, 2, 3), int)
+    labels[0, 0, 0] = labels[0, 1, 1] = labels[1, 0, 2] = 1  # by edge, then by corner
+    assert label_components(labels, connectivity)[1] == n
+    assert label_components(np.eye(3, dtype=int), connectivity)[1] == (3 if connectivity == 6 else 1)
+
+
+def test_unknown_connectivity() -> None:
+    with pytest.raises(ValueError, match="6, 18 or 26, got 8"):
+        label_components(np.eye(3, dtype=int), 8)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunet_instance_trainers.instances.matching import match_one_to_one
+from nnunet_instance_trainers.instances.matching import match_greedily, match_one_to_one
 
 Pair = tuple[int, int, float]
 
@@ -76,3 +76,21 @@ def test_thousands_of_rivals_in_one_chain() -> None:
     quality = np.concatenate((np.full(n, 0.3), np.full(n, 0.4)))
     chosen = match_one_to_one(instance, np.concatenate((pairs_left, pairs_right)), quality, threshold=0.2)
     assert chosen.tolist() == list(range(n, 2 * n))
+
+
+def test_greedy_takes_the_best_pair_even_where_two_others_sum_to_more() -> None:
+    instance, component, quality = np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([0.4, 0.5, 0.4])
+    assert match_greedily(instance, component, quality, threshold=0.3).tolist() == [1]
+    assert match_one_to_one(instance, component, quality, threshold=0.3).tolist() == [0, 2]
+    assert match_greedily(instance, component, quality, threshold=0.51).tolist() == []
+
+
+def test_greedy_equals_a_plain_loop() -> None:
+    random = np.random.default_rng(0)
+    pairs = np.unique(random.integers(0, 9, (40, 2)), axis=0)
+    quality = random.random(len(pairs))
+    expected: list[int] = []
+    for k in np.argsort(-quality):
+        if all((pairs[k] != pairs[j]).all() for j in expected):
+            expected.append(int(k))
+    assert match_greedily(*pairs.T, quality, threshold=0).tolist() == sorted(expected)

@@ -14,7 +14,7 @@ from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation,
 
 __all__ = ["parse_pairs", "read_models"]
 
-_SAME_SETTINGS = ("match", "threshold", "bins_ml")
+_SAME_SETTINGS = ("match", "threshold", "connectivity", "minimum_ml", "bins_ml")
 
 
 def read_models(folders: Sequence[Path]) -> list[Evaluation]:

@@ -15,7 +15,7 @@ from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, h
 from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
-__all__ = ["ALL_CLASSES", "SCORES", "Pair", "Score", "Table", "compare", "write_comparison"]
+__all__ = ["ALL_CLASSES", "PAPER_SCORES", "SCORES", "Pair", "Score", "Table", "compare", "write_comparison"]
 
 ALL_CLASSES = "all classes"
 
@@ -26,11 +26,12 @@ class Score:
 
     Attributes:
         name: the column.
-        group: "global" and "instance" scores are ranked; "" is shown beside them only.
+        group: "global", "instance" and "panoptic" scores are ranked, the last in RA only; "" is shown beside them.
         better: "higher" or "lower".
         kind: "mean" over the cases, and over the classes of a case; "count" is added over classes; "pooled" is
             predicted over true volume, each summed first, since one tiny target makes any mean of ratios huge.
         absolute: whether the distance from 0 counts.
+        by_size: whether the mean is ranked by its distance from 0.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Score:
     better: str = "higher"
     kind: str = "mean"
     absolute: bool = False
+    by_size: bool = False
 
 
 # Volume ratio and the one-to-one F1 stand beside the overlap scores, which over-segmentation can raise.
@@ -55,6 +57,21 @@ SCORES = (
     Score("pq_dice", ""),
     Score("pq_iou", ""),
 )
+
+
+PAPER_SCORES = (
+    Score("pq_dice", "panoptic"),
+    Score("dice", "global"),
+    Score("volume_difference_ml", "global", "lower", kind="count", by_size=True),
+    Score("fdr", "instance", "lower"),
+    Score("fnr", "instance", "lower"),
+    Score("precision", "instance"),
+    Score("sensitivity", "instance"),
+    Score("f1", "instance"),
+    Score("volume_ratio", "", kind="pooled"),
+    Score("f1_iou50", ""),
+)
+"""The eight scores of the instance-loss paper (Rachmadi et al. 2024), and what must stand beside them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,12 @@ class Table:
         return int((~np.isnan(self.values[score][0])).sum())
 
 
-def compare(models: Sequence[Evaluation], pairs: Sequence[tuple[str, str]] | None = None, seed: int = 0) -> list[Table]:
+def compare(
+    models: Sequence[Evaluation],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    seed: int = 0,
+    scores: Sequence[Score] = SCORES,
+) -> list[Table]:
     """Compare models that were evaluated alike, one table per class.
 
     With several classes the first table is of all of them: a case's value is the mean over its classes, counts and
@@ -119,24 +141,25 @@ def compare(models: Sequence[Evaluation], pairs: Sequence[tuple[str, str]] | Non
         models: from :func:`~nnunet_instance_trainers.evaluation.comparing.evaluated_models.read_models`.
         pairs: names of models to test against each other; None tests each model against the first.
         seed: of the bootstrap.
+        scores: what is compared, such as :data:`PAPER_SCORES`.
     """
     names = [model.name for model in models]
     pairs = [(name, names[0]) for name in names[1:]] if pairs is None else pairs
     cases, classes = (list(dict.fromkeys(str(row[key]) for row in models[0].cases)) for key in ("case", "class"))
-    parts = {score.name: _parts(score, models, cases, classes) for score in SCORES}
+    parts = {score.name: _parts(score, models, cases, classes) for score in scores}
     tables = []
     if len(classes) > 1:
-        joined = {score.name: _join_classes(score, *parts[score.name]) for score in SCORES}
-        tables.append(_table(ALL_CLASSES, names, cases, joined, pairs, seed))
+        joined = {score.name: _join_classes(score, *parts[score.name]) for score in scores}
+        tables.append(_table(ALL_CLASSES, names, cases, joined, pairs, seed, scores))
     for k, label in enumerate(classes):
         one = {name: (above[:, :, k], below[:, :, k]) for name, (above, below) in parts.items()}
-        tables.append(_table(label, names, cases, one, pairs, seed))
+        tables.append(_table(label, names, cases, one, pairs, seed, scores))
     return tables
 
 
-def write_comparison(tables: Sequence[Table], folder: Path) -> None:
+def write_comparison(tables: Sequence[Table], folder: Path, scores: Sequence[Score] = SCORES) -> None:
     """Write ``comparison.csv`` (a row per class, score and model), ``ranks.csv`` and ``pairs.csv``."""
-    groups = {score.name: score for score in SCORES}
+    groups = {score.name: score for score in scores}
     comparison = [
         {
             "class": table.label,
@@ -210,6 +233,7 @@ def _table(
     parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
     pairs: Sequence[tuple[str, str]],
     seed: int,
+    scores: Sequence[Score],
 ) -> Table:
     above, below = (np.stack([part[i] for part in parts.values()]) for i in (0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -218,8 +242,9 @@ def _table(
     samples = bootstrap(above, below, seed=seed)
     low, high = interval(samples)
     by_name = {name: s for s, name in enumerate(parts)}
-    ranked = [score for score in SCORES if score.group]
-    ranks = {score.name: dense_ranks(means[by_name[score.name]], score.better) for score in ranked}
+    ranked = [score for score in scores if score.group]
+    sizes = {score.name: np.abs if score.by_size else np.array for score in ranked}
+    ranks = {s.name: dense_ranks(sizes[s.name](means[by_name[s.name]]), s.better) for s in ranked}
     tested = _test_pairs(models, by_name, ranked, pairs, values, means, samples)
     return Table(
         label,

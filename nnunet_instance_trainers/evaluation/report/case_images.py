@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_instance_trainers.data.grids import check_grid
-from nnunet_instance_trainers.data.label_folders import box_around, find_reader
+from nnunet_instance_trainers.data.label_folders import box_around, find_reader, voxel_volume_ml
 from nnunet_instance_trainers.data.label_reading import read_image, read_labels
 from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.spacing_files import known_geometry
@@ -63,7 +63,7 @@ class CaseLoader:
         annotated = settings["instances"] and self._read(Path(settings["instances"]), "instances", model)[0]
         ignored = self.dataset["labels"].get("ignore")
         valid = self.reference != ignored if ignored is not None else None
-        rule = Rule(settings["match"], settings["threshold"])
+        rule = Rule.of(settings)
         parts = []
         for key in settings["classes"]:
             labels = [int(label) for label in re.findall(r"\d+", key)]
@@ -75,6 +75,7 @@ class CaseLoader:
                 within=mask[box],
                 valid=None if valid is None else valid[box],
                 rule=rule,
+                voxel_ml=voxel_volume_ml(self.reference.shape, self.geometry["spacing"]),
             )
             parts.append((detection, [axis.start for axis in box]))
         return view(parts, self.frame)

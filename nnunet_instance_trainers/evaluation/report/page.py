@@ -21,7 +21,7 @@ from nnunet_instance_trainers.evaluation.report.case_images import CaseLoader
 from nnunet_instance_trainers.evaluation.report.tables import breakable, number, pair_rows, table_rows
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
-__all__ = ["choose_cases", "report", "write_report"]
+__all__ = ["check_file", "choose_cases", "render", "report", "write_page", "write_report"]
 
 _SUSPECT = (0.67, 1.5)
 
@@ -40,40 +40,61 @@ def write_report(
     Raises:
         UserError: the folders do not fit together, or an image or mask that a picture needs is missing.
     """
-    if file.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"-o {file} is no HTML file: give a name that ends in .html")
+    check_file(file)
     if images is not None and not images.is_dir():
         raise UserError(f"--images {images} is no folder: give the folder of the cases' images, such as imagesTs")
     models = read_models(folders)
     chosen = None if pairs is None else parse_pairs(pairs, folders, [model.name for model in models])
-    page = report(models, compare(models, chosen), images)
-    with writing(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(file) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_page(file, report(models, compare(models, chosen), images))
 
 
 def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path | None = None) -> str:
     """The page as text; arguments as :func:`compare` takes and returns them."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["breakable"] = breakable
-    template = environment.from_string((files(__package__) / "template.html").read_text(encoding="utf-8"))
     first, n = tables[0], len(models)
     classes = len(tables) - 1 if len(tables) > 1 else 1
     matching = models[0].summary["settings"]
-    return template.render(
+    return render(
         title="Instance-level evaluation" if n == 1 else f"Instance-level comparison of {n} models",
         subtitle=f"{_plural(len(first.cases), 'case')}, {_plural(classes, 'class')}, {_plural(n, 'model')}",
         order=_order(first),
         warnings=_warnings(first),
         tables=[table_rows(table) for table in tables],
         resamples=2000,
+        ranks_of="mean rank",
+        ranks=[("all", "RA"), ("global", "RG"), ("instance", "RI")],
+        challenge="",
         rule=_rule(matching),
         pairs=pair_rows(first.pairs),
         pairs_of=first.label if len(tables) > 1 else "",
         sections=_sections(models, tables, images),
         settings=_settings(models, images),
     )
+
+
+def render(**values: Any) -> str:
+    """The template, filled in."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = breakable
+    template = environment.from_string((files(__package__) / "template.html").read_text(encoding="utf-8"))
+    return template.render(values)
+
+
+def check_file(file: Path) -> None:
+    """Refuse a name that is none of an HTML file.
+
+    Raises:
+        UserError: it is.
+    """
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"-o {file} is no HTML file: give a name that ends in .html")
+
+
+def write_page(file: Path, page: str) -> None:
+    """Write the page, and the folder that it lies in."""
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(file) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def choose_cases(table: Table) -> list[tuple[str, str]]:

@@ -131,14 +131,15 @@ def read_instances(
     classes: Sequence[ForegroundClass],
     target: np.ndarray,
     geometry: dict[str, Any],
+    other: str = "its ground truth",
 ) -> np.ndarray:
-    """Annotators' ids (*S), checked against the ground truth.
+    """Ids (*S) of instances, checked against the label image that they are of.
 
     Raises:
         UserError: they cannot be read, or do not fit it.
     """
     ids, own = read_labels(reader, path, case, None)
-    check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry)
+    check_grid(path, case, ids, known_geometry(reader, path, own, geometry), target, geometry, other)
     check_ids(ids, path, case)
     foreground = np.zeros(target.shape, bool)
     for evaluated in classes:
@@ -146,14 +147,12 @@ def read_instances(
     bare = np.count_nonzero(foreground & (ids <= 0))
     if bare:
         raise UserError(
-            f"case {case!r}: {path} has no id in {bare} foreground voxels of its ground truth: add them, name the "
+            f"case {case!r}: {path} has no id in {bare} foreground voxels of {other}: add them, name the "
             "classes that have ids with --instance-classes, or leave --instances away to use components"
         )
     stray = np.count_nonzero((ids > 0) & (target == 0))
     if stray:
-        raise UserError(
-            f"case {case!r}: {path} has ids in {stray} voxels that its ground truth calls background: set them to 0"
-        )
+        raise UserError(f"case {case!r}: {path} has ids in {stray} voxels that {other} calls background: set them to 0")
     return ids
 
 

@@ -32,7 +32,7 @@ from nnunet_instance_trainers.evaluation.scoring.result_files import (
     write_evaluation,
 )
 
-__all__ = ["BINS_ML", "Evaluation", "evaluate", "format_table", "read_evaluation"]
+__all__ = ["BINS_ML", "Evaluation", "evaluate", "find_cases", "find_dataset", "format_table", "read_evaluation"]
 
 BINS_ML = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -73,8 +73,8 @@ def evaluate(
         UserError: the folders do not fit each other, or a case cannot be scored.
     """
     check_output(output)
-    file, dataset = _dataset(predictions, ground_truth, dataset_json)
-    cases = _cases(predictions, ground_truth, instances, dataset["file_ending"], subset, froc_threshold is not None)
+    file, dataset = find_dataset(predictions, ground_truth, dataset_json)
+    cases = find_cases(predictions, ground_truth, instances, dataset["file_ending"], subset, froc_threshold is not None)
     labels = find_labels(dataset, file)
     example = ground_truth / f"{cases[0]}{dataset['file_ending']}"
     job = Job(
@@ -105,7 +105,12 @@ def evaluate(
 # --- before the first case ---------------------------------------------------------------------------------
 
 
-def _dataset(predictions: Path, ground_truth: Path, dataset_json: Path | None) -> tuple[Path, dict[str, Any]]:
+def find_dataset(predictions: Path, ground_truth: Path, dataset_json: Path | None) -> tuple[Path, dict[str, Any]]:
+    """The dataset.json of two folders of label images, and its contents.
+
+    Raises:
+        UserError: there is none, or it is no dataset.json.
+    """
     places = (predictions, ground_truth, ground_truth.resolve().parent)
     candidates = [place / "dataset.json" for place in places] if dataset_json is None else [dataset_json]
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -116,10 +121,14 @@ def _dataset(predictions: Path, ground_truth: Path, dataset_json: Path | None) -
     return file, read_dataset(file)
 
 
-def _cases(
+def find_cases(
     predictions: Path, ground_truth: Path, instances: Path | None, ending: str, subset: bool, probabilities: bool
 ) -> list[str]:
-    """The cases, or a clear word about what is missing where."""
+    """The predicted cases, or a clear word about what is missing where.
+
+    Raises:
+        UserError: something is missing.
+    """
     predicted, true = (case_names(folder, ending) for folder in (predictions, ground_truth))
     required = [("ground truth", ground_truth, ending, predicted - true)]
     if not subset:
@@ -193,8 +202,7 @@ def _summary(job: Job, results: dict[str, CaseResult], curves: dict[str, Froc]) 
     mean = {key: _mean(entry["metrics"][key] for entry in per_case) for key in keys}
     totals = [sum((result.counts[c] for result in results.values()), Counts()) for c in range(len(keys))]
     settings = {
-        "match": job.rule.match,
-        "threshold": job.rule.threshold,
+        **job.rule.settings(),
         "bins_ml": list(job.bins_ml),
         "classes": {evaluated.key: evaluated.name for evaluated in job.classes},
         "predictions": str(job.predictions.resolve()),

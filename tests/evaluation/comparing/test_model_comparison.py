@@ -12,6 +12,7 @@ from evaluated import synthetic
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
     ALL_CLASSES,
+    PAPER_SCORES,
     SCORES,
     compare,
     write_comparison,
@@ -172,3 +173,17 @@ def test_the_command_writes_and_prints_with_the_volume_beside(
     assert {(row["first"], row["second"]) for row in rows(tmp_path / "out" / "pairs.csv")} == {("B", "C")}
     with pytest.raises(SystemExit, match="error: --pairs 'B:D' is not MODEL:MODEL"):
         cli.main(["compare", *folders, "-o", str(tmp_path / "out"), "--pairs", "B:D"])
+
+
+def test_the_papers_scores_rank_the_volume_difference_by_the_size_of_its_mean() -> None:
+    models = [synthetic("first", 6, 0.9, seed=1), synthetic("second", 6, 0.4, seed=2)]
+    for k, row in enumerate(models[0].cases):
+        row["volume_difference_ml"] = (-1) ** k * 3.0  # its mean is 0
+    for row in models[1].cases:
+        row["volume_difference_ml"] = -1.0
+    table = compare(models, scores=PAPER_SCORES)[0]
+    assert table.mean["volume_difference_ml"].tolist() == [0, -1]
+    assert table.ranks["volume_difference_ml"].tolist() == [1, 2]
+    assert len(table.ranks) == 8 and "pq_dice" in table.ranks
+    ranks = table.ranks
+    assert table.mean_ranks["RG"].tolist() == ((ranks["dice"] + ranks["volume_difference_ml"]) / 2).tolist()

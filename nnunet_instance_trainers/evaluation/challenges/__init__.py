@@ -1,0 +1,1 @@
+"""Scores as the organisers of challenges compute them, each a declaration over the same overlap table."""
