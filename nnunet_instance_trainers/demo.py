@@ -251,7 +251,7 @@ def _report(folder: Path, raw: Path, images: Path, truth: dict[str, Path]) -> No
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_instance_trainers.evaluation import Counts, Detection, detect
-    from nnunet_instance_trainers.evaluation.figures import compare_models
+    from nnunet_instance_trainers.evaluation.object_pictures import compare_models
     from nnunet_instance_trainers.instances import label_components
 
     plans = PlansManager(str(folder / "nnUNet_preprocessed" / raw.name / f"{_PLANS}.json"))

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from benchmark_evaluation import CASES, LESIONS, lesion_masks
 
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan, Member
-from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_sources
+from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_members
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     # On Linux in KiB; of the children it is the largest one's.
     who = resource.RUSAGE_SELF if arguments.processes == 1 else resource.RUSAGE_CHILDREN
     peak = resource.getrusage(who).ru_maxrss / 2**20
-    print(f"\n{format_sources(rows)}\n\n{seconds:.1f} s in {arguments.processes} processes, {peak:.2f} GiB per process")
+    print(f"\n{format_members(rows)}\n\n{seconds:.1f} s in {arguments.processes} processes, {peak:.2f} GiB per process")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from nnunet_instance_trainers import trainers
 from nnunet_instance_trainers.configuration import Settings
 from nnunet_instance_trainers.instances import label_components
 from nnunet_instance_trainers.losses import CompoundLoss, PixelLoss
-from nnunet_instance_trainers.losses.terms import make_term
+from nnunet_instance_trainers.losses.named_terms import make_term
 
 MONAI = ("MONAI DiceCELoss", "MONAI GeneralizedDiceFocalLoss", "MONAI TverskyLoss")
 PREDICTIONS = ("half", "0.5", "0.1", "0.05", "0.01", "smooth", "good")

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from nnunet_instance_trainers.evaluation import Counts, detect
 from nnunet_instance_trainers.instances import label_components
 from nnunet_instance_trainers.losses import CompoundLoss, PixelLoss
-from nnunet_instance_trainers.losses.terms import TERMS
+from nnunet_instance_trainers.losses.named_terms import TERMS
 
 # --- losses -----------------------------------------------------------------------------------------------------
 

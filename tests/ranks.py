@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_instance_trainers import trainers
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.training import loading
+from nnunet_instance_trainers.training import instance_loading
 from nnunet_instance_trainers.training.loss_csv import EpochTable, LossRecord
 from nnunet_instance_trainers.training.scores_csv import ScoreRecord
 
@@ -194,27 +194,27 @@ def line_of(trainer) -> str:
 
 def mistake_of_one(folders: Folders, job: str, rank: int) -> str:
     """The line that ends a training in which the second process alone cannot trust a map."""
-    verify = loading.verify
+    verify = instance_loading.verify
 
     def failing(*_):
         if rank == 1:
             raise UserError("case 'case_1': its instance map is missing")
 
-    loading.verify = failing
+    instance_loading.verify = failing
     try:
         return line_of(make(folders, job, source="precomputed"))
     finally:
-        loading.verify = verify
+        instance_loading.verify = verify
 
 
 def checked(folders: Folders, job: str) -> list[str]:
     """The cases that this process checks."""
-    verify, seen = loading.verify, []
-    loading.verify = lambda _, cases, *__: seen.extend(cases)
+    verify, seen = instance_loading.verify, []
+    instance_loading.verify = lambda _, cases, *__: seen.extend(cases)
     try:
         ready(make(folders, job, source="precomputed"))
     finally:
-        loading.verify = verify
+        instance_loading.verify = verify
     return seen
 
 

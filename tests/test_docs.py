@@ -41,7 +41,7 @@ def test_every_test_that_the_compatibility_page_names_exists():
 
 
 def test_every_term_is_on_the_page_of_losses():
-    from nnunet_instance_trainers.losses.terms import TERMS
+    from nnunet_instance_trainers.losses.named_terms import TERMS
 
     page = (ROOT / "docs" / "losses.md").read_text()
     assert all(f"`{term}`" in page for term in TERMS)

@@ -275,7 +275,7 @@ def test_another_checkpoint_replaces_an_earlier_release(model, tmp_path):
 
 @pytest.mark.parametrize("where", ["noise", "image", "mirroring"])
 def test_a_copy_that_predicts_otherwise_is_removed(trained, model, tmp_path, monkeypatch, where):
-    from nnunet_instance_trainers.release import copying, same_predictions
+    from nnunet_instance_trainers.release import plain_copy, same_predictions
 
     save = torch.save
 
@@ -290,11 +290,11 @@ def test_a_copy_that_predicts_otherwise_is_removed(trained, model, tmp_path, mon
 
     monkeypatch.setattr(torch, "save", damaged)
     if where == "image":
-        monkeypatch.setattr(copying, "agree", lambda *_: True)
+        monkeypatch.setattr(plain_copy, "agree", lambda *_: True)
     images = trained.root / "images" if where == "image" else None
     says = "case 'case_0': the copy predicts otherwise" if where == "image" else "fold 0: the copy predicts otherwise"
     with pytest.raises(UserError, match=says):
-        copying.release(replace(model, folds=(0,)), tmp_path / "out", images=images)
+        plain_copy.release(replace(model, folds=(0,)), tmp_path / "out", images=images)
     assert not (tmp_path / "out").exists()
     assert same_predictions.load(model, [0]).trainer_name == model.trainer
 
@@ -316,7 +316,7 @@ def test_a_file_that_is_not_ours_stays(model, tmp_path):
 
 
 def test_an_earlier_release_stays_where_the_new_one_cannot_take_its_place(tmp_path):
-    from nnunet_instance_trainers.release.copying import _publish
+    from nnunet_instance_trainers.release.plain_copy import _publish
 
     place = tmp_path / "model"
     place.mkdir()

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from nnunet_instance_trainers.cli.arguments import AddCommand
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, read_plans_or_dataset
+from nnunet_instance_trainers.cli.dataset_names import dataset_name, plans_file, read_plans_or_dataset
 from nnunet_instance_trainers.errors import UserError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunet_instance_trainers.cli.arguments import AddCommand, add_matching, add_processes, check_threshold
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, results_folder
+from nnunet_instance_trainers.cli.dataset_names import dataset_name, plans_file, results_folder
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["add_commands"]
@@ -75,8 +75,8 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
     plans_file(dataset, arguments.p)
     from nnunet_instance_trainers.ensemble_fitting.count_table import SCORES_TO_FIT
     from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
-    from nnunet_instance_trainers.ensemble_fitting.fit import fit_ensemble
     from nnunet_instance_trainers.ensemble_fitting.fit_summary import commands, draw_sizes, format_fit
+    from nnunet_instance_trainers.ensemble_fitting.folder_fit import fit_ensemble
     from nnunet_instance_trainers.evaluation.detection import Rule
 
     if arguments.score not in SCORES_TO_FIT:
@@ -100,7 +100,7 @@ def _ensemble(arguments: argparse.Namespace) -> None:
     given = [arguments.member_ml, arguments.member_mm2, arguments.config]
     if sum(option is not None for option in given) != 1:
         raise UserError("give members either with -m, or with --member-mm2, or with --config")
-    from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_sources
+    from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_members
     from nnunet_instance_trainers.ensembling.member_options import read_plan
 
     plan, predictions = read_plan(arguments)
@@ -113,6 +113,6 @@ def _ensemble(arguments: argparse.Namespace) -> None:
         dataset_json=arguments.djfile,
         n_processes=arguments.np,
     )
-    print(f"\n{format_sources(rows)}\n\nensemble: {arguments.o}")
+    print(f"\n{format_members(rows)}\n\nensemble: {arguments.o}")
     if any(row["lost"] for row in rows):
         print("lost: found by two members, but by each with a size of the other's; --rescue keeps them")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.cli.arguments import AddCommand, add_processes
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, read_plans_or_dataset
+from nnunet_instance_trainers.cli.dataset_names import dataset_name, plans_file, read_plans_or_dataset
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["add_commands", "parse_settings"]

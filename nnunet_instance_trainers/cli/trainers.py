@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_instance_trainers.cli.arguments import AddCommand
-from nnunet_instance_trainers.cli.datasets import dataset_name, plans_file, results_folder, trained_dataset_name
+from nnunet_instance_trainers.cli.dataset_names import dataset_name, plans_file, results_folder, trained_dataset_name
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["PASSED_THROUGH", "add_commands", "pass_through"]

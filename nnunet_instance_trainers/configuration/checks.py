@@ -7,7 +7,7 @@ from sys import float_info
 from typing import Any
 
 from nnunet_instance_trainers.losses.criteria import resolve
-from nnunet_instance_trainers.losses.terms import TERMS
+from nnunet_instance_trainers.losses.named_terms import TERMS
 
 __all__ = ["is_criterion", "is_names", "is_number", "is_odd", "is_positive_int", "is_seed", "is_weights", "one_of"]
 

@@ -18,7 +18,7 @@ from nnunet_instance_trainers.configuration.checks import (
 )
 from nnunet_instance_trainers.losses.criteria import CriterionSpec
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
-from nnunet_instance_trainers.losses.terms import TERMS
+from nnunet_instance_trainers.losses.named_terms import TERMS
 
 __all__ = ["SettingFields"]
 

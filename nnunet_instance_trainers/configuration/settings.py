@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_instance_trainers.configuration.fields import SettingFields
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.losses.terms import NEED_NO_IDS, TERMS
+from nnunet_instance_trainers.losses.named_terms import NEED_NO_IDS, TERMS
 
 __all__ = ["PLANS_KEY", "Settings"]
 

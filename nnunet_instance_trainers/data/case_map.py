@@ -17,6 +17,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_instance_trainers.data.id_repair import repair_ids
 from nnunet_instance_trainers.data.map_store import (
     CaseRecord,
     digest,
@@ -30,7 +31,6 @@ from nnunet_instance_trainers.data.map_store import (
 from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed
 from nnunet_instance_trainers.data.raw_files import RawFiles
 from nnunet_instance_trainers.data.raw_instances import raw_instances, read_label
-from nnunet_instance_trainers.data.repair import repair_ids
 from nnunet_instance_trainers.data.resampled_labels import count_impossible, outdated, to_grid
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components, renumber

@@ -8,8 +8,8 @@ import blosc2
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from nnunet_instance_trainers.data.instance_sampling import InstanceSampler, LocationsWhenAsked
 from nnunet_instance_trainers.data.map_store import Manifest, decode_map, digest, map_file, maps_folder
-from nnunet_instance_trainers.data.sampling import InstanceSampler, LocationsWhenAsked
 from nnunet_instance_trainers.data.transforms import MAX_IDS
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import renumber

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.case_map import Job, map_case
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.label_folders import read_dataset
 from nnunet_instance_trainers.data.map_checks import is_current
 from nnunet_instance_trainers.data.map_store import Manifest, maps_folder, remove_unfinished
 from nnunet_instance_trainers.data.nnunet_commands import plan_command, preprocess_command
 from nnunet_instance_trainers.data.preprocessed_files import preprocessed_cases
 from nnunet_instance_trainers.data.raw_files import RawFiles
-from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["precompute", "precompute_configurations"]

@@ -27,7 +27,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nnunet_instance_trainers.data.repair import repair_ids
+from nnunet_instance_trainers.data.id_repair import repair_ids
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components
 
@@ -103,7 +103,7 @@ class RepairInstances(_InstanceChannels):
     """Source ``precomputed``, last step: the carried ids become channels and are made to agree with the classes.
 
     A patch in which more than ``max_astray`` of the foreground is astray (see
-    :func:`~nnunet_instance_trainers.data.repair.repair_ids`) raises: its ids must have taken another way than
+    :func:`~nnunet_instance_trainers.data.id_repair.repair_ids`) raises: its ids must have taken another way than
     the image. Patches with less foreground than ``min_voxels`` are not judged.
     """
 

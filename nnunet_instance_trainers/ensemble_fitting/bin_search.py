@@ -9,7 +9,7 @@ from itertools import pairwise, product
 import numpy as np
 
 from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice
-from nnunet_instance_trainers.ensemble_fitting.count_table import Plan, Table, single_model
+from nnunet_instance_trainers.ensemble_fitting.count_table import Choices, Table, single_model
 
 __all__ = ["PARTS", "Search", "Space", "size_edges"]
 
@@ -57,7 +57,7 @@ def size_edges(volumes_ml: np.ndarray, *, steps: int = 20, always: Sequence[floa
 
 @dataclass
 class Search:
-    """Plans fitted to some cases, each worked out once.
+    """Choices fitted to some cases, each worked out once.
 
     Attributes:
         table: counts.
@@ -66,11 +66,11 @@ class Search:
 
     table: Table
     space: Space
-    _chosen: dict[tuple[tuple[str, ...], bytes], Plan] = field(default_factory=dict)
+    _chosen: dict[tuple[tuple[str, ...], bytes], Choices] = field(default_factory=dict)
     _binned: dict[tuple[int, bool, bool, bytes], Choice] = field(default_factory=dict)
 
-    def choose(self, parts: tuple[str, ...], chosen: np.ndarray) -> Plan:
-        """The plan that scores best on some cases; of equals the simplest."""
+    def choose(self, parts: tuple[str, ...], chosen: np.ndarray) -> Choices:
+        """The choices that score best on some cases; of equals the simplest."""
         key = parts, chosen.tobytes()
         if key not in self._chosen:
             starts = [single_model(self.table, m) for m in range(self.space.n_models)]
@@ -79,9 +79,9 @@ class Search:
                     tuple(self._bins(c, rescue, chosen, "more bins" in parts) for c in range(self.table.n_classes))
                     for rescue in (False, True)
                 ]
-            plans = [tuple(self._refined(c, choice, parts, chosen) for c, choice in enumerate(s)) for s in starts]
+            candidates = [tuple(self._refined(c, choice, parts, chosen) for c, choice in enumerate(s)) for s in starts]
             self._chosen[key] = _best(
-                plans, lambda plan: sum(self.table.value(c, choice, chosen) for c, choice in enumerate(plan))
+                candidates, lambda choices: sum(self.table.value(c, choice, chosen) for c, choice in enumerate(choices))
             )
         return self._chosen[key]
 

@@ -11,7 +11,7 @@ from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.detection import OVERLAP, Rule
 
-__all__ = ["SCORES_TO_FIT", "Plan", "Table", "single_model"]
+__all__ = ["SCORES_TO_FIT", "Choices", "Table", "single_model"]
 
 SCORES_TO_FIT = (
     "f1",
@@ -27,7 +27,7 @@ SCORES_TO_FIT = (
 )
 """Scores of the evaluation of which more is better; ``f1_dice`` is the mean of F1 and Dice."""
 
-Plan = tuple[Choice, ...]
+Choices = tuple[Choice, ...]
 """A choice per class."""
 
 
@@ -53,9 +53,9 @@ class Table:
             self._counts[key] = np.array(rows, float)
         return self._counts[key]
 
-    def plan_counts(self, plan: Plan) -> np.ndarray:
+    def counts_of(self, choices: Choices) -> np.ndarray:
         """(n cases, n classes, n counts)."""
-        return np.stack([self.counts(c, choice) for c, choice in enumerate(plan)], 1)
+        return np.stack([self.counts(c, choice) for c, choice in enumerate(choices)], 1)
 
     def value(self, c: int, choice: Choice, chosen: np.ndarray) -> float:
         """The score of a class, pooled over some cases, given as (n cases) bool; -1 where it is undefined."""
@@ -74,6 +74,6 @@ class Table:
         return getattr(counts, self.score_name)
 
 
-def single_model(table: Table, model: int) -> Plan:
+def single_model(table: Table, model: int) -> Choices:
     """One model for all classes and sizes."""
     return (Choice((model,)),) * table.n_classes

@@ -11,11 +11,11 @@ from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.text_tables import aligned
 from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice, outcome_of
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models
-from nnunet_instance_trainers.ensemble_fitting.fit import Fitted
+from nnunet_instance_trainers.ensemble_fitting.folder_fit import Fitted
 from nnunet_instance_trainers.ensemble_fitting.score_intervals import Estimate
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
+from nnunet_instance_trainers.evaluation.charts import ObjectCounts, objects_by_size
 from nnunet_instance_trainers.evaluation.counts import Counts
-from nnunet_instance_trainers.evaluation.report.charts import ObjectCounts, objects_by_size
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import BINS_ML
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 
@@ -117,11 +117,11 @@ def _predict(models: Models, trainer: str, configuration: str, output: str) -> s
 def counts_by_size(fitted: Fitted, c: int, edges_ml: Sequence[float]) -> dict[str, list[Counts]]:
     """Counts of a class in bins of size, of each model and of the answer.
 
-    The answer's cases are each scored with the plan that was fitted without them.
+    The answer's cases are each scored with the choices that were fitted without them.
     """
     n = len(fitted.models.trainers)
     choices = {name: [Choice((m,))] * len(fitted.cases) for m, name in zip(range(n), fitted.models.trainers)}
-    choices["this fit"] = [plan[c] for plan in fitted.fit.held_out]
+    choices["this fit"] = [choices[c] for choices in fitted.fit.held_out]
     return {
         name: [
             sum(column, Counts())

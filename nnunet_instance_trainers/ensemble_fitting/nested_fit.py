@@ -13,7 +13,7 @@ from itertools import chain, combinations
 import numpy as np
 
 from nnunet_instance_trainers.ensemble_fitting.bin_search import Search, Space
-from nnunet_instance_trainers.ensemble_fitting.count_table import Plan, Table, single_model
+from nnunet_instance_trainers.ensemble_fitting.count_table import Choices, Table, single_model
 from nnunet_instance_trainers.ensemble_fitting.score_intervals import Bootstrap, Estimate, cases_needed
 from nnunet_instance_trainers.evaluation.counts import Counts
 
@@ -25,22 +25,22 @@ class Fit:
     """The answer.
 
     Attributes:
-        plan: a choice per class, fitted to all cases.
+        choices: one per class, fitted to all cases.
         parts: of the procedure that were taken; none for the best single model as it is.
         models: estimates of the plain models.
         procedures: estimates of every combination of parts, by those.
         whole: estimate of everything that was done here, the choice of parts included.
-        held_out: the plan of each case that was fitted without its group, which ``whole`` comes from.
+        held_out: the choices for each case that were fitted without its group, which ``whole`` comes from.
         left: the fewest cases that are left where a group is set aside.
         needed: with fewer left than that nothing can be told, and no part is taken.
     """
 
-    plan: Plan
+    choices: Choices
     parts: tuple[str, ...]
     models: list[Estimate]
     procedures: dict[tuple[str, ...], Estimate]
     whole: Estimate
-    held_out: list[Plan]
+    held_out: list[Choices]
     left: int
     needed: int
 
@@ -85,20 +85,20 @@ def fit(
     everything = np.ones(len(groups), bool)
     left, needed = int(min((groups != group).sum() for group in groups)), cases_needed(len(space.parts), level)
     tells = left >= needed
-    plans: dict[int, Plan] = {}
+    candidates: dict[int, Choices] = {}
     for group in progress(np.unique(groups).tolist()):
         parts, _ = _decide(search, bootstrap, groups, groups != group, tells)
-        plans[group] = search.choose(parts, groups != group)
-    held_out = [plans[group] for group in groups.tolist()]
+        candidates[group] = search.choose(parts, groups != group)
+    held_out = [candidates[group] for group in groups.tolist()]
     parts, rows = _decide(search, bootstrap, groups, everything, tells)
-    single, plain = rows[()], [table.plan_counts(single_model(table, m)) for m in range(len(names))]
+    single, plain = rows[()], [table.counts_of(single_model(table, m)) for m in range(len(names))]
     return Fit(
-        plan=search.choose(parts, everything),
+        choices=search.choose(parts, everything),
         parts=parts,
         models=[bootstrap.estimate(name, counts, single) for name, counts in zip(names, plain)],
         procedures={key: bootstrap.estimate(" + ".join(key), value, single) for key, value in rows.items()},
         whole=bootstrap.estimate(
-            "this fit", np.stack([table.plan_counts(plan)[i] for i, plan in enumerate(held_out)]), single
+            "this fit", np.stack([table.counts_of(choices)[i] for i, choices in enumerate(held_out)]), single
         ),
         held_out=held_out,
         left=left,
@@ -107,11 +107,11 @@ def fit(
 
 
 def held_out_counts(search: Search, parts: tuple[str, ...], groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """(n cases, n classes, n counts) of plans fitted without the group that a case is in; zeros where not chosen."""
+    """(n cases, n classes, n counts) of choices fitted without the group that a case is in; zeros where not chosen."""
     rows = np.zeros((len(chosen), search.table.n_classes, len(fields(Counts))))
     for group in np.unique(groups[chosen]):
         test = chosen & (groups == group)
-        rows[test] = search.table.plan_counts(search.choose(parts, chosen & ~test))[test]
+        rows[test] = search.table.counts_of(search.choose(parts, chosen & ~test))[test]
     return rows
 
 

@@ -21,7 +21,7 @@ from nnunet_instance_trainers.data.label_folders import (
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.ensembling.functional import (
-    Sources,
+    MemberCounts,
     combine_classes,
     find_components,
     hysteresis,
@@ -92,10 +92,10 @@ def _merged(job: Job, reader: BaseReaderWriter, case: str) -> tuple[np.ndarray, 
         model.add_to(occupied)
     box = box_around(occupied)
     del occupied
-    image, sources = _merge(job, {name: model.inside(box) for name, model in models.items()}, spacing)
+    image, by_member = _merge(job, {name: model.inside(box) for name, model in models.items()}, spacing)
     image, too_small = _without_small(job, image, spacing)
     rows = [
-        _row(job, case, c, sources[c.key], too_small[c.key], label_components(c.mask(image))[1])
+        _row(job, case, c, by_member[c.key], too_small[c.key], label_components(c.mask(image))[1])
         for c in job.labels.classes
     ]
     whole = np.zeros(shape, dtype=image.dtype)
@@ -190,10 +190,12 @@ def _hysteresis(
 # --- merging -----------------------------------------------------------------------------------------------
 
 
-def _merge(job: Job, given: Mapping[str, _Voted], spacing: Sequence[float]) -> tuple[np.ndarray, dict[str, Sources]]:
+def _merge(
+    job: Job, given: Mapping[str, _Voted], spacing: Sequence[float]
+) -> tuple[np.ndarray, dict[str, MemberCounts]]:
     """The label image of the ensemble, and for each class where its objects came from."""
     plan, models = job.plan, job.plan.models
-    claims, sources = {}, {}
+    claims, by_member = {}, {}
     for c in job.labels.classes:
         members = plan.members[c.key]
         merged = merge_members(
@@ -203,11 +205,11 @@ def _merge(job: Job, given: Mapping[str, _Voted], spacing: Sequence[float]) -> t
             rescue=plan.rescue,
         )
         place = np.array([0, *(1 + models.index(member.name) for member in members)], dtype=np.uint8)
-        claims[c.key], sources[c.key] = place[merged.claims], merged.sources
+        claims[c.key], by_member[c.key] = place[merged.claims], merged.by_member
     if job.labels.regions_order is not None:
-        return nest_regions([claim > 0 for claim in claims.values()], job.labels.regions_order), sources
+        return nest_regions([claim > 0 for claim in claims.values()], job.labels.regions_order), by_member
     by_label = {c.labels[0]: claims[c.key] for c in job.labels.classes}
-    return combine_classes(by_label, next(iter(claims.values())).shape), sources
+    return combine_classes(by_label, next(iter(claims.values())).shape), by_member
 
 
 def _without_small(job: Job, image: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, dict[str, int]]:
@@ -261,18 +263,18 @@ def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: di
         ) from None
 
 
-def _row(job: Job, case: str, c: ForegroundClass, sources: Sources, too_small: int, objects: int) -> Row:
+def _row(job: Job, case: str, c: ForegroundClass, by_member: MemberCounts, too_small: int, objects: int) -> Row:
     members = job.plan.members[c.key]
     came = {name: 0 for name in job.plan.models}
-    for member, kept, rescued in zip(members, sources.kept, sources.rescued):
+    for member, kept, rescued in zip(members, by_member.kept, by_member.rescued):
         came[member.name] += kept + rescued
     return {
         "case": case,
         "class": c.name,
         "objects": objects,
         **{f"from_{name}": number for name, number in came.items()},
-        "straddling": sources.straddling,
-        "rescued": sum(sources.rescued),
-        "lost": sources.lost,
+        "straddling": by_member.straddling,
+        "rescued": sum(by_member.rescued),
+        "lost": by_member.lost,
         "too_small": too_small,
     }

@@ -10,15 +10,15 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.label_folders import case_names, find_labels, find_reader, read_dataset
 from nnunet_instance_trainers.data.text_tables import aligned
-from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.ensembling.case_ensemble import Job, Row, ensemble_case
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.ensembling.output_folder import REMEDY, Output
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["ensemble", "format_sources"]
+__all__ = ["ensemble", "format_members"]
 
 
 def ensemble(
@@ -199,7 +199,7 @@ def _copies(folders: Mapping[str, Sequence[Path]], dataset_json: Path) -> dict[s
 # --- after the last ----------------------------------------------------------------------------------------
 
 
-def format_sources(rows: Sequence[Row]) -> str:
+def format_members(rows: Sequence[Row]) -> str:
     """Sums over the cases for the screen, a line per class."""
     columns = [name for name in rows[0] if name not in ("case", "class")]
     table = [["class", *columns]]

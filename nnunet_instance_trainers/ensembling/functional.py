@@ -17,8 +17,8 @@ from nnunet_instance_trainers.ensembling.component_volumes import (
     keep_volume_range,
 )
 from nnunet_instance_trainers.ensembling.object_claims import (
+    MemberCounts,
     Merged,
-    Sources,
     check_shapes,
     combine_classes,
     merge_members,
@@ -28,8 +28,8 @@ from nnunet_instance_trainers.instances.volume_ranges import in_range
 
 __all__ = [
     "Components",
+    "MemberCounts",
     "Merged",
-    "Sources",
     "combine_classes",
     "ensemble_by_volume",
     "find_components",
@@ -115,7 +115,7 @@ def nest_regions(masks: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarr
 
 def ensemble_by_volume(
     members: Sequence[tuple[np.ndarray, Range]], spacing_mm: Sequence[float], *, rescue: bool = False
-) -> tuple[np.ndarray, dict[int, Sources]]:
+) -> tuple[np.ndarray, dict[int, MemberCounts]]:
     """Each size of object from the member that has its range, merged into one image.
 
     Instance-loss paper, section 4.2, with any number of members and ranges, and by class. Where two members claim a
@@ -148,4 +148,4 @@ def ensemble_by_volume(
         for label in labels
     }
     result = combine_classes({label: part.claims for label, part in merged.items()}, images[0].shape)
-    return result.astype(images[0].dtype), {label: part.sources for label, part in merged.items()}
+    return result.astype(images[0].dtype), {label: part.by_member for label, part in merged.items()}

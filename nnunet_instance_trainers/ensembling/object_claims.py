@@ -15,11 +15,11 @@ from scipy.sparse.csgraph import connected_components
 from nnunet_instance_trainers.ensembling.component_volumes import Range, find_components
 from nnunet_instance_trainers.instances.volume_ranges import in_range
 
-__all__ = ["Merged", "Sources", "check_shapes", "combine_classes", "merge_members", "range_distance"]
+__all__ = ["MemberCounts", "Merged", "check_shapes", "combine_classes", "merge_members", "range_distance"]
 
 
 @dataclass(frozen=True)
-class Sources:
+class MemberCounts:
     """Where the objects of one class came from.
 
     Attributes:
@@ -43,11 +43,11 @@ class Merged(NamedTuple):
 
     Attributes:
         claims: (*S) uint8, 0 where there is none, else 1 + the index of the earliest member that has one there.
-        sources: where they came from.
+        by_member: where they came from.
     """
 
     claims: np.ndarray
-    sources: Sources
+    by_member: MemberCounts
 
 
 def merge_members(
@@ -83,14 +83,14 @@ def merge_members(
     claims = np.zeros(np.shape(masks[0]), dtype=np.uint8)
     for place in reversed(range(len(masks))):
         claims.reshape(-1)[occupied[chosen[place][ids[place]]]] = place + 1
-    sources = Sources(
+    by_member = MemberCounts(
         found=tuple(map(len, volumes)),
         kept=kept,
         rescued=tuple(int(chosen_here.sum()) - before for chosen_here, before in zip(chosen, kept)),
         straddling=straddling.number,
         lost=0 if rescue else straddling.number,
     )
-    return Merged(claims, sources)
+    return Merged(claims, by_member)
 
 
 def _union(masks: Sequence[np.ndarray]) -> np.ndarray:

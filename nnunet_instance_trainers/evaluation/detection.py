@@ -128,14 +128,14 @@ class Outcome:
 
     Attributes:
         pairs: what meets.
-        linked: (L,) indices of the pairs that count under the rule.
+        counted: (L,) indices of the pairs that count under the rule.
         matched, iou50: (K,) indices of the one-to-one pairs at the rule's threshold and at IoU 0.5.
         voxel_ml: volume of a voxel.
         shared_voxels, target_voxels, predicted_voxels: foreground, in objects that are left out too.
     """
 
     pairs: Pairs
-    linked: np.ndarray
+    counted: np.ndarray
     matched: np.ndarray
     iou50: np.ndarray
     voxel_ml: float
@@ -151,7 +151,7 @@ class Outcome:
         matched = iou50 if rule.match in many else pairs.match(rule.match, rule.threshold)
         return cls(
             pairs=pairs,
-            linked=pairs.covering(many[rule.match]) if rule.match in many else matched,
+            counted=pairs.covering(many[rule.match]) if rule.match in many else matched,
             matched=matched,
             iou50=iou50,
             **{"shared_voxels": int(pairs.shared.sum()), **others},
@@ -160,16 +160,16 @@ class Outcome:
     @cached_property
     def found(self) -> np.ndarray:
         """(N,) bool, instance n at index n - 1."""
-        return _marked(self.pairs.instance[self.linked], self.pairs.instance_voxels)
+        return _marked(self.pairs.instance[self.counted], self.pairs.instance_voxels)
 
     @cached_property
     def hits(self) -> np.ndarray:
         """(M,) bool, component m at index m - 1."""
-        return _marked(self.pairs.component[self.linked], self.pairs.component_voxels)
+        return _marked(self.pairs.component[self.counted], self.pairs.component_voxels)
 
     @cached_property
     def instance_dice(self) -> np.ndarray:
-        """(N,) Dice of each instance with the union of the components that it is linked to; 0 without."""
+        """(N,) Dice of each instance with the union of the components that it is counted with; 0 without."""
         p = self.pairs
         return self._dice(p.instance, p.instance_voxels, p.component_voxels[p.component])
 
@@ -180,9 +180,9 @@ class Outcome:
         return self._dice(p.component, p.component_voxels, p.instance_voxels[p.instance])
 
     def _dice(self, own: np.ndarray, voxels: np.ndarray, others: np.ndarray) -> np.ndarray:
-        own, n = own[self.linked], len(voxels)
-        shared = np.bincount(own, self.pairs.shared[self.linked], n)
-        return 2 * shared / (voxels + np.bincount(own, others[self.linked], n))
+        own, n = own[self.counted], len(voxels)
+        shared = np.bincount(own, self.pairs.shared[self.counted], n)
+        return 2 * shared / (voxels + np.bincount(own, others[self.counted], n))
 
     @property
     def instance_ml(self) -> np.ndarray:

@@ -9,8 +9,8 @@ from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.voxels import gather_with_total, total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
-from nnunet_instance_trainers.losses.precision import in_full_precision
 from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["blob_average", "blob_loss", "pixel_average", "pixel_loss"]

@@ -12,8 +12,8 @@ from nnunet_instance_trainers.instances.cubes import count_around, draw_cubes
 from nnunet_instance_trainers.instances.voxels import count
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import Dice
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
-from nnunet_instance_trainers.losses.precision import in_full_precision
 from nnunet_instance_trainers.losses.prediction import Probabilities
 from nnunet_instance_trainers.losses.surrogates import straight_through
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nnunet_instance_trainers.losses.averaging import class_means
+from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.modules import ClassLoss
-from nnunet_instance_trainers.losses.precision import in_full_precision
-from nnunet_instance_trainers.losses.problems import ClassProblems
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 
 __all__ = ["CompoundLoss"]
 

@@ -4,9 +4,9 @@ Every function takes a batch of one binary problem, probabilities (B, *S) and ta
 regions are many binary problems; :mod:`nnunet_instance_trainers.losses.modules` averages over them.
 """
 
+from nnunet_instance_trainers.losses.all_terms import instance_terms
 from nnunet_instance_trainers.losses.blob import blob_loss, pixel_loss
 from nnunet_instance_trainers.losses.center import instance_center_loss
-from nnunet_instance_trainers.losses.family import instance_terms
 from nnunet_instance_trainers.losses.instance import instance_segmentation_loss
 from nnunet_instance_trainers.losses.inverse import inverse_weighted_loss, inverse_weights
 from nnunet_instance_trainers.losses.proximity import instance_proximity_loss

@@ -8,8 +8,8 @@ from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.voxels import sum_type
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CRITERIA, PointwiseCriterion
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
-from nnunet_instance_trainers.losses.precision import in_full_precision
 from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["WEIGHTED_CRITERIA", "inverse_average", "inverse_weighted_loss", "inverse_weights"]

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from nnunet_instance_trainers.losses.averaging import Average, class_means
 from nnunet_instance_trainers.losses.blob import blob_average, pixel_average
 from nnunet_instance_trainers.losses.center import center_average
+from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.instance import instance_average
 from nnunet_instance_trainers.losses.inverse import inverse_average
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
-from nnunet_instance_trainers.losses.precision import in_full_precision
-from nnunet_instance_trainers.losses.problems import ClassProblems
 from nnunet_instance_trainers.losses.proximity import proximity_average
 from nnunet_instance_trainers.losses.rates import rate_average
 from nnunet_instance_trainers.losses.topk import topk_average

@@ -11,8 +11,8 @@ from nnunet_instance_trainers.instances.voxels import total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, Dice
 from nnunet_instance_trainers.losses.instance import prediction_losses, target_losses
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
-from nnunet_instance_trainers.losses.precision import in_full_precision
 from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["instance_proximity_loss", "proximity_average"]

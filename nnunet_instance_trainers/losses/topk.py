@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.losses.averaging import Average
+from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
-from nnunet_instance_trainers.losses.precision import in_full_precision
 from nnunet_instance_trainers.losses.prediction import Probabilities
 
 __all__ = ["topk_average", "topk_dice_loss"]

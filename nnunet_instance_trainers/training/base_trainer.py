@@ -21,12 +21,12 @@ from nnunet_instance_trainers.configuration import PLANS_KEY, Settings
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, one_line_exit, writing
 from nnunet_instance_trainers.instances import labeller
+from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
-from nnunet_instance_trainers.losses.problems import ClassProblems
-from nnunet_instance_trainers.losses.terms import make_term
+from nnunet_instance_trainers.losses.named_terms import make_term
 from nnunet_instance_trainers.training.file_faults import GO_ON, explained
-from nnunet_instance_trainers.training.loading import nnUNetTrainerWithInstances
+from nnunet_instance_trainers.training.instance_loading import nnUNetTrainerWithInstances
 from nnunet_instance_trainers.training.loss_csv import LossRecord
 
 __all__ = ["nnUNetTrainerInstanceBase"]

@@ -119,7 +119,7 @@ def test_the_smallest_objects_are_never_taken_for_a_mistake():
     """Single voxels under rotation and scaling: nearest and linear sampling disagree most, none is astray."""
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
-    from nnunet_instance_trainers.data.repair import repair_ids
+    from nnunet_instance_trainers.data.id_repair import repair_ids
     from nnunet_instance_trainers.data.transforms import SpatialWithInstances
 
     random = np.random.default_rng(0)

@@ -80,7 +80,7 @@ def fitted(made: list, n_models: int = 2, **options: object) -> tuple[Fit, Space
 def test_a_planted_edge_is_found(seed: int) -> None:
     got, space = fitted(cases(specialists, seed))
     assert "bins" in got.parts
-    (choice,) = got.plan
+    (choice,) = got.choices
     assert choice.sources == (0, 1)
     steps = np.digitize((choice.edges_ml[0], 0.2), space.edges_ml)
     assert abs(int(steps[0]) - int(steps[1])) <= 1
@@ -94,7 +94,7 @@ def test_three_bins_are_found() -> None:
 
     made = cases(seen)
     got, space = fitted(made)
-    (choice,) = got.plan
+    (choice,) = got.choices
     assert choice.sources == (0, 1, 0)
     (two,) = Search(Table(made), space).choose(("bins",), np.ones(N_CASES, bool))
     assert len(two.sources) == 2
@@ -106,7 +106,7 @@ def test_a_model_that_is_better_everywhere_is_the_answer() -> None:
         return np.stack([noisy(random, real, np.full(len(ml), right)) for right in (0.6, 0.9, 0.7)], 1)
 
     got, _ = fitted(cases(seen), 3)
-    assert (got.parts, got.plan) == ((), (Choice((1,)),))
+    assert (got.parts, got.choices) == ((), (Choice((1,)),))
     assert got.whole.gain == 0
     assert [estimate.gain < 0 for estimate in got.models] == [True, False, True]
 
@@ -158,7 +158,7 @@ def test_a_least_volume_is_found() -> None:
 
     got, _ = fitted(cases(seen), 1)
     assert got.parts == ("minimum volume",)
-    assert got.plan[0].min_volume_ml == pytest.approx(0.03, rel=0.5)
+    assert got.choices[0].min_volume_ml == pytest.approx(0.03, rel=0.5)
 
 
 def test_a_hysteresis_is_found() -> None:
@@ -171,14 +171,14 @@ def test_a_hysteresis_is_found() -> None:
         made.append([lists_of(np.full(40, 50), real, seen, peak)])
     got, _ = fitted(made, 1, lows=(0.3,), peaks=(0.5, 0.8, 0.95))
     assert got.parts == ("hysteresis",)
-    assert got.plan[0] == Choice((1,), peak=0.8)
+    assert got.choices[0] == Choice((1,), peak=0.8)
 
 
 def test_each_class_has_its_own_choice_but_the_single_model_is_one() -> None:
     other = [[lists] for (lists,) in cases(lambda r, ml, real: specialists(r, ml, real)[:, ::-1], 1)]
     made = [[a[0], b[0]] for a, b in zip(cases(specialists, 0), other)]
     got, _ = fitted(made, max_bins=2)
-    assert [choice.sources for choice in got.plan] == [(0, 1), (1, 0)]
+    assert [choice.sources for choice in got.choices] == [(0, 1), (1, 0)]
     assert got.procedures["bins",].gain > 0.1 > max(estimate.gain for estimate in got.models)
 
 
@@ -210,9 +210,9 @@ def test_held_out_counts_come_from_plans_of_the_other_groups() -> None:
     search = Search(table, Space(2, (0.02, 0.05, 0.2, 0.5)))
     rows, differing = held_out_counts(search, ("bins",), GROUPS, everything), 0
     for group in range(5):
-        plan = search.choose(("bins",), group != GROUPS)
-        differing += plan != search.choose(("bins",), everything)
-        assert (rows[group == GROUPS] == table.plan_counts(plan)[group == GROUPS]).all()
+        choices = search.choose(("bins",), group != GROUPS)
+        differing += choices != search.choose(("bins",), everything)
+        assert (rows[group == GROUPS] == table.counts_of(choices)[group == GROUPS]).all()
     assert differing > 0
 
 

@@ -24,7 +24,7 @@ from skimage import io
 
 from nnunet_instance_trainers import cli
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan, Member
-from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_sources
+from nnunet_instance_trainers.ensembling.folder_ensemble import ensemble, format_members
 from nnunet_instance_trainers.ensembling.functional import (
     ensemble_by_volume,
     hysteresis,
@@ -128,11 +128,11 @@ def test_labels_are_merged_as_the_function_does(folders: Folders, rescue: bool) 
     assert [(row["case"], row["class"]) for row in rows] == [(c, name) for c in CASES for name in ("lesion", "organ")]
     for case in CASES:
         members = [(image_of(model, case), range_) for model, range_ in zip("AB", RANGES)]
-        expected, sources = ensemble_by_volume(members, SPACING, rescue=rescue)
+        expected, by_member = ensemble_by_volume(members, SPACING, rescue=rescue)
         assert (folders.result(case) == expected).all()
         for label, name in ((1, "lesion"), (2, "organ")):
             (row,) = [row for row in rows if (row["case"], row["class"]) == (case, name)]
-            own = sources[label]
+            own = by_member[label]
             assert row["objects"] == label_components(expected == label)[1]
             assert [row["from_A"], row["from_B"]] == [k + r for k, r in zip(own.kept, own.rescued)]
             assert (row["straddling"], row["rescued"], row["lost"]) == (own.straddling, sum(own.rescued), own.lost)
@@ -690,9 +690,9 @@ def test_the_command_does_as_the_function(folders: Folders, capsys: pytest.Captu
     cli.main(["ensemble", "-m", f"{folders.root}/A:0-0.03", "-m", f"{folders.root}/B", ":0.03-", *out(folders)])
     assert tree(folders.output) == expected
     shown = capsys.readouterr()
-    assert format_sources(rows) in shown.out and "--rescue keeps them" in shown.out
+    assert format_members(rows) in shown.out and "--rescue keeps them" in shown.out
     assert "ensemble: 100%" in shown.err and "3/3" in shown.err
-    header, lesion, _ = format_sources(rows).splitlines()
+    header, lesion, _ = format_members(rows).splitlines()
     assert dict(zip(header.split(), lesion.split()))["lost"] == str(
         sum(row["lost"] for row in rows if row["class"] == "lesion")
     )

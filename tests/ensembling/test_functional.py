@@ -117,24 +117,24 @@ def test_each_member_gives_the_sizes_in_its_range(spacing: tuple[float, ...]) ->
         small[2 * row, 0, :length] = True
     for row, length in enumerate((10, 11, 9)):
         large[2 * row, 0, 12 : 12 + length] = True
-    merged, sources = ensemble_by_volume([(small, (0, edge)), (large, (edge, inf))], spacing)
+    merged, by_member = ensemble_by_volume([(small, (0, edge)), (large, (edge, inf))], spacing)
     assert lengths_of(merged & small) == [2, 9] and lengths_of(merged & large) == [10, 11]
     assert merged.dtype == bool and merged.sum() == 2 + 9 + 10 + 11
-    assert (sources[1].found, sources[1].kept) == ((4, 3), (2, 2))
-    assert (sources[1].rescued, sources[1].straddling, sources[1].lost) == ((0, 0), 0, 0)
+    assert (by_member[1].found, by_member[1].kept) == ((4, 3), (2, 2))
+    assert (by_member[1].rescued, by_member[1].straddling, by_member[1].lost) == ((0, 0), 0, 0)
 
 
 def test_three_members_in_any_order() -> None:
     image = bars(2, 5, 8, 11)
     ranges = [(0.008, inf), (0, 0.003), (0.003, 0.008)]
-    merged, sources = ensemble_by_volume([(image, r) for r in ranges], ISOTROPIC)
-    assert (merged == image).all() and sources[1].kept == (2, 1, 1)
+    merged, by_member = ensemble_by_volume([(image, r) for r in ranges], ISOTROPIC)
+    assert (merged == image).all() and by_member[1].kept == (2, 1, 1)
 
 
 def test_objects_of_two_members_that_touch_are_one_in_the_result() -> None:
     a, b = row(6, (0, 3)), row(6, (3, 5))
-    merged, sources = ensemble_by_volume([(a, (0.003, inf)), (b, (0, 0.003))], (1, 1))
-    assert (merged == row(6, (0, 5))).all() and sources[1].kept == (1, 1)
+    merged, by_member = ensemble_by_volume([(a, (0.003, inf)), (b, (0, 0.003))], (1, 1))
+    assert (merged == row(6, (0, 5))).all() and by_member[1].kept == (1, 1)
 
 
 def test_of_two_classes_at_one_voxel_the_earlier_member_wins() -> None:
@@ -161,10 +161,10 @@ def test_of_two_classes_of_one_member_the_first_wins() -> None:
 def test_classes_are_merged_each_for_itself() -> None:
     """A class neither lends its size to the other nor rescues it."""
     a, b = np.array([[1, 1, 2, 2, 2, 0, 1]]), np.array([[1, 1, 1, 0, 2, 2, 0]])
-    merged, sources = ensemble_by_volume([(a, (0, 0.003)), (b, (0.003, inf))], (1, 1))
+    merged, by_member = ensemble_by_volume([(a, (0, 0.003)), (b, (0.003, inf))], (1, 1))
     assert merged.tolist() == [[1, 1, 1, 0, 0, 0, 1]]
-    assert (sources[1].found, sources[1].kept, sources[1].lost) == ((2, 1), (2, 1), 0)
-    assert (sources[2].found, sources[2].kept, sources[2].lost) == ((1, 1), (0, 0), 1)
+    assert (by_member[1].found, by_member[1].kept, by_member[1].lost) == ((2, 1), (2, 1), 0)
+    assert (by_member[2].found, by_member[2].kept, by_member[2].lost) == ((1, 1), (0, 0), 1)
 
 
 def test_one_member_with_all_sizes_is_itself() -> None:
@@ -181,9 +181,9 @@ def test_cut_at_any_edges_and_merged_again_is_the_same(labels: int) -> None:
         parts = [(keep_volume_range(image, *pair, ISOTROPIC), pair) for pair in pairwise(edges)]
         for members in (parts, [(image, pair) for pair in pairwise(edges)]):
             for rescue in (False, True):
-                merged, sources = ensemble_by_volume(members, ISOTROPIC, rescue=rescue)
+                merged, by_member = ensemble_by_volume(members, ISOTROPIC, rescue=rescue)
                 assert (merged == image).all()
-                assert all(s.lost == s.straddling == sum(s.rescued) == 0 for s in sources.values())
+                assert all(s.lost == s.straddling == sum(s.rescued) == 0 for s in by_member.values())
 
 
 @pytest.mark.parametrize("edges_ml", [(0.05,), (0.002, 0.0105, 0.2, 1.0)])
@@ -198,9 +198,9 @@ def test_real_masks_cut_and_merged_again_are_the_same(shared_data: Path, edges_m
         parts = [(keep_volume_range(mask, *pair, spacing), pair) for pair in pairwise((0, *edges_ml, inf))]
         if len(edges_ml) == 1:  # the one lost its lesions below the edge, the other those above
             assert (parts[0][0] ^ parts[1][0] == mask).all() and parts[0][0].any() and parts[1][0].any()
-        merged, sources = ensemble_by_volume(parts, spacing)
+        merged, by_member = ensemble_by_volume(parts, spacing)
         assert (merged == mask).all()
-        total += sum(sources[1].kept)
+        total += sum(by_member[1].kept)
     assert (len(files), total) == (30, 3115)
 
 
@@ -239,12 +239,12 @@ def test_what_straddles_is_lost_or_rescued_from_the_nearer(
     small: tuple[int, int], large: tuple[int, int], from_small: bool
 ) -> None:
     members = [(row(10, small), SMALL), (row(10, large), ALL_ELSE)]
-    merged, sources = ensemble_by_volume(members, (1, 1))
-    assert not merged.any() and (sources[1].straddling, sources[1].lost, sources[1].rescued) == (1, 1, (0, 0))
-    merged, sources = ensemble_by_volume(members, (1, 1), rescue=True)
+    merged, by_member = ensemble_by_volume(members, (1, 1))
+    assert not merged.any() and (by_member[1].straddling, by_member[1].lost, by_member[1].rescued) == (1, 1, (0, 0))
+    merged, by_member = ensemble_by_volume(members, (1, 1), rescue=True)
     assert (merged == members[not from_small][0]).all()
-    assert (sources[1].straddling, sources[1].lost) == (1, 0)
-    assert sources[1].rescued == ((1, 0) if from_small else (0, 1))
+    assert (by_member[1].straddling, by_member[1].lost) == (1, 0)
+    assert by_member[1].rescued == ((1, 0) if from_small else (0, 1))
 
 
 def test_of_equally_near_ones_the_earlier_member_gives_it() -> None:
@@ -256,24 +256,24 @@ def test_of_equally_near_ones_the_earlier_member_gives_it() -> None:
 
 def test_what_only_one_member_finds_does_not_straddle() -> None:
     members = [(row(10, (0, 6)), SMALL), (row(10, (7, 9)), ALL_ELSE)]
-    merged, sources = ensemble_by_volume(members, (1, 1), rescue=True)
-    assert not merged.any() and sources[1].straddling == 0
+    merged, by_member = ensemble_by_volume(members, (1, 1), rescue=True)
+    assert not merged.any() and by_member[1].straddling == 0
 
 
 def test_what_meets_something_kept_is_not_lost() -> None:
     small = row(20, (0, 9))  # one wide object over a kept one and a small one
     members = [(small, SMALL), (row(20, (0, 5), (6, 9)), ALL_ELSE)]
-    merged, sources = ensemble_by_volume(members, (1, 1))
+    merged, by_member = ensemble_by_volume(members, (1, 1))
     assert (merged == row(20, (0, 5))).all()
-    assert sources[1].lost == 1  # the second of the larger member; the wide one meets what is kept
+    assert by_member[1].lost == 1  # the second of the larger member; the wide one meets what is kept
     assert (ensemble_by_volume(members, (1, 1), rescue=True)[0] == row(20, (0, 5), (6, 9))).all()
 
 
 def test_one_object_that_is_several_to_the_other_counts_as_several() -> None:
     members = [(row(20, (0, 11)), SMALL), (row(20, (0, 3), (4, 7), (8, 11)), ALL_ELSE)]
     assert ensemble_by_volume(members, (1, 1))[1][1].lost == 3
-    merged, sources = ensemble_by_volume(members, (1, 1), rescue=True)
-    assert sources[1].rescued == (0, 3)  # 5 / 3 is nearer than 11 / 5
+    merged, by_member = ensemble_by_volume(members, (1, 1), rescue=True)
+    assert by_member[1].rescued == (0, 3)  # 5 / 3 is nearer than 11 / 5
     assert (merged == members[1][0]).all()
 
 
@@ -290,8 +290,8 @@ def test_a_third_member_that_misses_an_object_decides() -> None:
     """Two find it in the third's range, which does not: nothing straddles."""
     ranges = (0, 0.003), (0.003, 0.006), (0.006, inf)
     images = row(20, (0, 8)), row(20, (0, 7)), row(20, (10, 18))
-    merged, sources = ensemble_by_volume(list(zip(images, ranges)), (1, 1), rescue=True)
-    assert (merged == images[2]).all() and sources[1].straddling == 0
+    merged, by_member = ensemble_by_volume(list(zip(images, ranges)), (1, 1), rescue=True)
+    assert (merged == images[2]).all() and by_member[1].straddling == 0
 
 
 def test_with_rescue_whatever_straddles_is_met() -> None:
@@ -303,10 +303,10 @@ def test_with_rescue_whatever_straddles_is_met() -> None:
         plain = merge_members(images, ranges, ISOTROPIC)
         kept = plain.claims > 0
         rescued = merge_members(images, ranges, ISOTROPIC, rescue=True)
-        assert (rescued.claims[kept] > 0).all() and rescued.sources.lost == 0
-        assert rescued.sources.straddling == plain.sources.straddling == plain.sources.lost
+        assert (rescued.claims[kept] > 0).all() and rescued.by_member.lost == 0
+        assert rescued.by_member.straddling == plain.by_member.straddling == plain.by_member.lost
         lost = straddling_in_a_loop(images, ranges, kept)
-        assert bool(lost) == bool(plain.sources.lost) == bool(sum(rescued.sources.rescued))
+        assert bool(lost) == bool(plain.by_member.lost) == bool(sum(rescued.by_member.rescued))
         assert all((rescued.claims[component] > 0).any() for component in lost)
         back = (rescued.claims > 0) & ~kept
         ids, n = ndimage.label(back, np.ones((3, 3, 3)))
@@ -341,10 +341,10 @@ def test_real_masks_with_a_fatter_member(shared_data: Path) -> None:
         members = [ndimage.binary_dilation(mask), mask]
         ids, n = ndimage.label(mask, np.ones((3, 3, 3)))
         plain = merge_members(members, [(0, 0.05), (0.05, inf)], ISOTROPIC)
-        assert n - len(np.unique(ids[(plain.claims > 0) & mask])) == plain.sources.lost
+        assert n - len(np.unique(ids[(plain.claims > 0) & mask])) == plain.by_member.lost
         rescued = merge_members(members, [(0, 0.05), (0.05, inf)], ISOTROPIC, rescue=True)
         assert len(np.unique(ids[(rescued.claims > 0) & mask])) == n
-        objects, lost = objects + n, lost + plain.sources.lost
+        objects, lost = objects + n, lost + plain.by_member.lost
     assert (objects, lost) == (1144, 596)
 
 

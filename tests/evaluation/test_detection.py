@@ -37,7 +37,7 @@ class Plain:
         self.iou50 = self.assign("iou", 0.5)
         self.matched = self.iou50 if rule.match == "overlap" else self.assign(rule.match, rule.threshold)
         meeting = [(i, j) for i, t in enumerate(self.targets) for j, c in enumerate(self.parts) if (t & c).any()]
-        self.linked = meeting if rule.match == "overlap" else self.matched
+        self.counted = meeting if rule.match == "overlap" else self.matched
 
     def quality(self, i: int, j: int, match: str) -> float:
         t, c = self.targets[i], self.parts[j]
@@ -55,10 +55,10 @@ class Plain:
         return list(best[1])
 
     def instance_dice(self, i: int) -> float:
-        return self.dice(self.targets[i], [self.parts[j] for k, j in self.linked if k == i])
+        return self.dice(self.targets[i], [self.parts[j] for k, j in self.counted if k == i])
 
     def component_dice(self, j: int) -> float:
-        return self.dice(self.parts[j], [self.targets[i] for i, k in self.linked if k == j])
+        return self.dice(self.parts[j], [self.targets[i] for i, k in self.counted if k == j])
 
     @staticmethod
     def dice(own: np.ndarray, others: list[np.ndarray]) -> float:
@@ -73,8 +73,8 @@ class Plain:
         return Counts(
             instances=len(chosen),
             components=len(parts),
-            found=len({i for i, _ in self.linked} & set(chosen)),
-            hits=len({j for _, j in self.linked} & set(parts)),
+            found=len({i for i, _ in self.counted} & set(chosen)),
+            hits=len({j for _, j in self.counted} & set(parts)),
             matched_instances=sum(i in chosen for i, _ in self.matched),
             matched_components=sum(j in parts for _, j in self.matched),
             iou50_instances=sum(i in chosen for i, _ in self.iou50),
@@ -104,8 +104,8 @@ def test_equals_plain_loops(shape: tuple[int, ...], seed: int, rule: Rule) -> No
     assert got.instance_dice == pytest.approx([plain.instance_dice(i) for i in range(len(plain.targets))])
     numbers = [int(got.components[part].max()) - 1 for part in plain.parts]  # whatever order components have
     assert got.component_dice[numbers] == pytest.approx([plain.component_dice(j) for j in range(len(plain.parts))])
-    assert set(np.flatnonzero(got.found)) == {i for i, _ in plain.linked}
-    assert set(np.flatnonzero(got.hits)) == {numbers[j] for _, j in plain.linked}
+    assert set(np.flatnonzero(got.found)) == {i for i, _ in plain.counted}
+    assert set(np.flatnonzero(got.hits)) == {numbers[j] for _, j in plain.counted}
 
 
 def test_the_random_images_hold_every_case() -> None:

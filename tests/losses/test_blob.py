@@ -10,7 +10,7 @@ from geometry import SHAPES, Box, Disc, paint, random_labels, random_mask, rando
 from losses.plain import CRITERIA, assert_same, with_gradient
 from torch import Tensor
 
-from nnunet_instance_trainers.losses import precision
+from nnunet_instance_trainers.losses import number_formats
 from nnunet_instance_trainers.losses.criteria import ASL, Criterion, Dice, Tversky
 from nnunet_instance_trainers.losses.functional import blob_loss, pixel_loss
 
@@ -225,8 +225,8 @@ def test_autocast_is_found_by_torch_before_2_4_too(monkeypatch) -> None:  # type
     """There is_autocast_enabled takes no argument and means CUDA."""
     with torch.autocast("cpu", dtype=torch.bfloat16), monkeypatch.context() as old:
         old.setattr(torch, "is_autocast_enabled", lambda: False)
-        assert precision._autocasts("cpu") and not precision._autocasts("cuda")
-    assert not precision._autocasts("cpu")
+        assert number_formats._autocasts("cpu") and not number_formats._autocasts("cuda")
+    assert not number_formats._autocasts("cpu")
 
 
 @pytest.mark.parametrize("size", [10**4, 10**5, 10**6])

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, object_comparison
 from nnunet_instance_trainers.losses.averaging import Average
+from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.modules import ClassLoss
-from nnunet_instance_trainers.losses.problems import ClassProblems
-from nnunet_instance_trainers.losses.terms import TERMS, make_term
+from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
 SETTINGS = {
     "criterion": "dice",

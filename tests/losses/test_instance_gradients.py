@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnunet_instance_trainers.losses import InstanceProximityLoss, InstanceSegmentationLoss
 from nnunet_instance_trainers.losses.functional import instance_proximity_loss, instance_segmentation_loss
-from nnunet_instance_trainers.losses.terms import TERMS
+from nnunet_instance_trainers.losses.named_terms import TERMS
 
 SHAPE = (20, 18)
 CORRECT, MISSED, FALSE = Box((2, 2), (7, 6)), Box((10, 2), (13, 5)), Box((12, 11), (15, 16))

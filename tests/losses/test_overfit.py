@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from nnunet_instance_trainers.evaluation import Counts, detect
 from nnunet_instance_trainers.losses import CompoundLoss, FalseInstanceLoss, InstanceSegmentationLoss, PixelLoss
+from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.modules import ClassLoss
-from nnunet_instance_trainers.losses.problems import ClassProblems
 
 pytestmark = pytest.mark.heavy
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from nnunet_instance_trainers.instances import label_batch
 from nnunet_instance_trainers.losses import blob_loss, inverse_weighted_loss, pixel_loss, topk_dice_loss
+from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.criteria import ASL, Dice, Focal, GeneralizedDice, Tversky
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
-from nnunet_instance_trainers.losses.problems import ClassProblems
-from nnunet_instance_trainers.losses.terms import TERMS, make_term
+from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
 ANY = {**FAST, "blob": blob_loss, "pixel": pixel_loss, "topk": topk_dice_loss, "inverse": inverse_weighted_loss}
 OVERLAP = ["dice", "tversky", "asl", "generalized_dice", ASL(beta=0.1), Tversky(1, 0), Dice(smooth=1),

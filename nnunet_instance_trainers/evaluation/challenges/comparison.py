@@ -15,7 +15,8 @@ from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.evaluation.challenges.challenge import Challenge
 from nnunet_instance_trainers.evaluation.challenges.results import Result, is_result, read_result
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import Pair
-from nnunet_instance_trainers.evaluation.comparing.ranking import bootstrap, dense_ranks, holm, interval, paired_p
+from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, holm, paired_p
+from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 
 __all__ = ["ChallengeTable", "are_results", "compare_results", "official_ranking", "read_results", "write_comparison"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_folders import (
     ForegroundClass,
@@ -21,7 +22,6 @@ from nnunet_instance_trainers.data.label_folders import (
     read_known_labels,
 )
 from nnunet_instance_trainers.data.spacing_files import known_geometry
-from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.challenges.challenge import Challenge, Scores
 from nnunet_instance_trainers.evaluation.challenges.declarations import find_challenge

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from nnunet_instance_trainers.evaluation import charts, looks
+from nnunet_instance_trainers.evaluation.charts import SizeCounts
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import Table
-from nnunet_instance_trainers.evaluation.report import charts, looks
-from nnunet_instance_trainers.evaluation.report.charts import SizeCounts
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case
 from nnunet_instance_trainers.evaluation.report.tables import number
 from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval

@@ -12,8 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from nnunet_instance_trainers.evaluation.chart_looks import MARKERS, STATES
 from nnunet_instance_trainers.evaluation.detection import Detection
-from nnunet_instance_trainers.evaluation.report.looks import MARKERS, STATES
 
 __all__ = ["CaseView", "Frame", "draw_case", "view"]
 

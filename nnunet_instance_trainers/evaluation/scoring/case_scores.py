@@ -160,7 +160,7 @@ def _objects(case: str, name: str, detection: Detection, bins_ml: Sequence[float
     """A row per instance, then one per component."""
     d, pairs = detection, detection.pairs
     component_ids = np.arange(1, len(d.hits) + 1)
-    instance, component = pairs.instance[d.linked], pairs.component[d.linked]
+    instance, component = pairs.instance[d.counted], pairs.component[d.counted]
     sides = {
         "target": (d.instance_ids, d.instance_ml, d.found, d.instance_dice, instance, component_ids[component]),
         "prediction": (component_ids, d.component_ml, d.hits, d.component_dice, component, d.instance_ids[instance]),

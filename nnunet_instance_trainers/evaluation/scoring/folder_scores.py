@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.label_folders import Labels, case_names, find_labels, find_reader, read_dataset
 from nnunet_instance_trainers.data.text_tables import aligned
-from nnunet_instance_trainers.data.workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.detection import OVERLAP, Rule

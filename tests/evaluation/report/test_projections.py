@@ -7,8 +7,8 @@ import pytest
 from geometry import Box, paint
 from matplotlib.colors import to_rgb
 
+from nnunet_instance_trainers.evaluation.chart_looks import STATES
 from nnunet_instance_trainers.evaluation.detection import Detection, detect
-from nnunet_instance_trainers.evaluation.report.looks import STATES
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, Frame, draw_case, view
 
 SHAPE = (8, 10, 12)

@@ -14,7 +14,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage import io
 
 from nnunet_instance_trainers import cli
-from nnunet_instance_trainers.data.workers import over_cases
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation import Counts, Rule, detect
 from nnunet_instance_trainers.evaluation.detection import OVERLAP

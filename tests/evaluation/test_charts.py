@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from nnunet_instance_trainers.evaluation.report import charts, looks
-from nnunet_instance_trainers.evaluation.report.charts import SizeCounts
-from nnunet_instance_trainers.evaluation.report.looks import STATES
+from nnunet_instance_trainers.evaluation import charts, looks
+from nnunet_instance_trainers.evaluation.chart_looks import STATES
+from nnunet_instance_trainers.evaluation.charts import SizeCounts
 
 BINS = ["<0.1", "0.1-1", ">=1"]
 NAN = float("nan")

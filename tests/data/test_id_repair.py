@@ -8,7 +8,7 @@ import pytest
 from geometry import SHAPES, random_labels
 from scipy import ndimage
 
-from nnunet_instance_trainers.data.repair import repair_ids
+from nnunet_instance_trainers.data.id_repair import repair_ids
 
 
 def row(*values: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from nnunet_instance_trainers.evaluation.chart_looks import STATES, style
 from nnunet_instance_trainers.evaluation.froc import RATES
-from nnunet_instance_trainers.evaluation.report.looks import STATES, style
 
 __all__ = [
     "AS_WRITTEN",

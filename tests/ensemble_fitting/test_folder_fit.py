@@ -19,7 +19,7 @@ from nnunet_instance_trainers.ensemble_fitting.bin_search import Space
 from nnunet_instance_trainers.ensemble_fitting.choice_counts import Choice
 from nnunet_instance_trainers.ensemble_fitting.count_table import Table
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import LOWS, Models, _above, find_cases, list_case
-from nnunet_instance_trainers.ensemble_fitting.fit import make_plan
+from nnunet_instance_trainers.ensemble_fitting.folder_fit import make_plan
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import Counts
@@ -220,7 +220,7 @@ def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bou
         cli.main(["ensemble", "--config", str(root.output), "--predictions", *(f"{t}={f}" for t, f in together.items()),
                   "-o", str(tmp_path / f"out{k}"), "-np", "1"])  # fmt: skip
         scored = evaluate(tmp_path / f"out{k}", root.truth, tmp_path / f"scores{k}").summary["pooled"]
-        listed = Table(lists).plan_counts(chosen).sum(0)
+        listed = Table(lists).counts_of(chosen).sum(0)
         for c, key in enumerate(keys):
             assert Counts(*listed[c]).f1 == pytest.approx(scored[key]["f1"], abs=bound or 1e-9)
             assert 0 < scored[key]["f1"] < 1

@@ -9,11 +9,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from torch import distributed
 
 from nnunet_instance_trainers.data.instance_dataset import InstanceDataset, SampledDataset
+from nnunet_instance_trainers.data.instance_sampling import InstanceSampler
 from nnunet_instance_trainers.data.map_checks import verify
 from nnunet_instance_trainers.data.map_store import Manifest, maps_folder
 from nnunet_instance_trainers.data.nnunet_commands import precompute_command, preprocess_command
 from nnunet_instance_trainers.data.preprocessed_files import check_preprocessed, check_previous_stage, check_splits
-from nnunet_instance_trainers.data.sampling import InstanceSampler
 from nnunet_instance_trainers.data.transforms import with_labelled_instances, with_precomputed_instances
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.training.instance_scoring import nnUNetTrainerScored

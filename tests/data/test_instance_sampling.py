@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_instance_trainers.data.sampling import InstanceSampler
+from nnunet_instance_trainers.data.instance_sampling import InstanceSampler
 from nnunet_instance_trainers.errors import UserError
 
 BOXES, CLASSES, REGIONS, IGNORE = "Dataset901_Boxes", "Dataset902_Classes", "Dataset903_Regions", "Dataset904_Ignore"

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nnunet_instance_trainers.evaluation.charts import AS_WRITTEN
 from nnunet_instance_trainers.evaluation.detection import Detection
-from nnunet_instance_trainers.evaluation.report.charts import AS_WRITTEN
 
 __all__ = ["compare_models"]
 

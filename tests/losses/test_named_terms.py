@@ -9,7 +9,7 @@ from losses.plain import FAST, PLAIN, assert_same, samples_of, scene, scribbles,
 from torch import Tensor
 
 from nnunet_instance_trainers.losses import inverse_weighted_loss, topk_dice_loss
-from nnunet_instance_trainers.losses.terms import TERMS, make_term
+from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
 pytestmark = pytest.mark.filterwarnings("ignore:the published form")
 

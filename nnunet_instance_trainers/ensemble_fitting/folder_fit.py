@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
-from nnunet_instance_trainers.data.workers import over_cases
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.ensemble_fitting.bin_search import Space, size_edges
-from nnunet_instance_trainers.ensemble_fitting.count_table import Plan, Table
+from nnunet_instance_trainers.ensemble_fitting.count_table import Choices, Table
 from nnunet_instance_trainers.ensemble_fitting.cross_validation import Models, find_cases, list_case
 from nnunet_instance_trainers.ensemble_fitting.nested_fit import Fit, fit
 from nnunet_instance_trainers.ensemble_fitting.object_lists import ObjectLists
@@ -112,7 +112,7 @@ def fit_ensemble(
     result = Fitted(
         models=models,
         fit=fitted,
-        plan=make_plan(fitted.plan, keys, models.trainers, space, summary),
+        plan=make_plan(fitted.choices, keys, models.trainers, space, summary),
         keys=keys,
         names=tuple(evaluated.name for evaluated in classes),
         cases=tuple(cases),
@@ -132,18 +132,18 @@ def _groups(folds: np.ndarray, n: int = 5) -> np.ndarray:
 
 
 def make_plan(
-    plan: Plan, keys: Sequence[str], names: Sequence[str], space: Space, summary: dict[str, Any]
+    choices: Choices, keys: Sequence[str], names: Sequence[str], space: Space, summary: dict[str, Any]
 ) -> EnsemblePlan:
     """What ``ensemble`` is to do, from a choice per class."""
     n = space.n_models
-    with_peak = {key: choice for key, choice in zip(keys, plan) if choice.sources[0] >= n}
+    with_peak = {key: choice for key, choice in zip(keys, choices) if choice.sources[0] >= n}
     return EnsemblePlan(
         members={
             key: [Member(names[source % n], low, high) for source, low, high in choice.ranges()]
-            for key, choice in zip(keys, plan)
+            for key, choice in zip(keys, choices)
         },
-        rescue=any(choice.rescue for choice in plan),
-        min_volume_ml={key: choice.min_volume_ml for key, choice in zip(keys, plan)},
+        rescue=any(choice.rescue for choice in choices),
+        min_volume_ml={key: choice.min_volume_ml for key, choice in zip(keys, choices)},
         hysteresis={key: (space.lows[c.sources[0] // n - 1], c.peak) for key, c in with_peak.items()},
         fit=summary,
     )

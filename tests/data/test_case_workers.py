@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from work_on_cases import note, note_and_fail
 
-from nnunet_instance_trainers.data.workers import over_cases
+from nnunet_instance_trainers.data.case_workers import over_cases
 
 WORK = """
 import os, sys, time
 from pathlib import Path
-from nnunet_instance_trainers.data.workers import over_cases
+from nnunet_instance_trainers.data.case_workers import over_cases
 
 def work(folder, case):
     Path(folder, str(os.getpid())).touch()

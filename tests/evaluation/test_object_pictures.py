@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy import ndimage
 
-from nnunet_instance_trainers.evaluation import detect, figures
+from nnunet_instance_trainers.evaluation import detect, object_pictures
 
 COLOURS = {"truth": "#ffd54a", "found": "#2ca02c", "missed": "#3b8cff", "false": "#ff3b30"}
 SHAPE = (24, 36)
@@ -28,11 +28,11 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
             super().__init__(**options)
             figures_made.append(self)
 
-    monkeypatch.setattr(figures, "Figure", Recorded)
+    monkeypatch.setattr(object_pictures, "Figure", Recorded)
 
     def draw_and_read(images: dict, detections: dict, read: Callable = marks) -> list[dict]:
         file = tmp_path / "comparison.png"
-        figures.compare_models(file, images, detections, "a note")
+        object_pictures.compare_models(file, images, detections, "a note")
         assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         pixels = imread(file)[..., :3]
         titles = ["image", "truth", *detections]
