@@ -53,6 +53,8 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
     ),
     "nnunet-instance fit-ensemble -d 27 -c 3d_fullres -f 0 1 2 3 4"
     " --trainers nnUNetTrainer nnUNetTrainerBlob -o fit.json": "test_the_file_says_what_was_planted",
+    "nnunet-instance check": "test_check_prints_a_line_each_and_ends_with_1_on_a_problem",
+    "nnunet-instance check -d 27 -c 3d_fullres -tr nnUNetTrainerBlob": "test_check_names_what_is_not_there",
     "nnunet-instance link": "test_the_link_does_too_and_goes_away_again",
     "nnunet-instance precompute -d 27": _TRAINING,
     "nnunet-instance precompute -d 27 -c 3d_fullres": _TRAINING,

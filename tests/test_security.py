@@ -187,9 +187,11 @@ def test_a_map_is_a_plain_array_or_refused(tmp_path, trace):
 
 @pytest.mark.parametrize("text", ["__import__('os').system('true')", "dice+__import__('os')", "{0.__class__}"])
 def test_settings_are_names_and_numbers(text):
-    for key in ("criterion", "pixel_loss", "source", "num_epochs", "weights", "classes"):
+    for key in ("criterion", "pixel_loss", "source", "num_epochs", "weights"):
         with pytest.raises(UserError, match=f"setting '{key}' in the plans must be"):
             Settings.resolve(object, {key: text}, where="the plans")
+    with pytest.raises(UserError, match="setting 'classes' names"):  # a name, and none that dataset.json has
+        Settings.resolve(object, {"classes": text}, where="the plans").channels({"background": 0, "a": 1}, False)
 
 
 @nnunet

@@ -1,4 +1,4 @@
-"""The charts of the report, in the looks of :mod:`looks`. Names of models stand in the page, where they may be long."""
+"""The charts of the report, in the looks of :mod:`chart_looks`. Names of models stand in the page, where they may be long."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
-from nnunet_instance_trainers.evaluation import charts, looks
+from nnunet_instance_trainers.evaluation import chart_looks, charts
 from nnunet_instance_trainers.evaluation.chart_looks import STATES
 from nnunet_instance_trainers.evaluation.charts import SizeCounts
 
@@ -86,7 +86,7 @@ def test_that_test_can_fail() -> None:
 
 def test_models_differ_in_more_than_colour() -> None:
     """Two of many share a colour, a marker or dashes, and never two of them; seven share nothing."""
-    models = [looks.style(k) for k in range(40)]
+    models = [chart_looks.style(k) for k in range(40)]
     for one, other in combinations(models, 2):
         assert sum(a == b for a, b in zip(one, other)) <= 1
     for column in zip(*models[:7]):
@@ -94,11 +94,11 @@ def test_models_differ_in_more_than_colour() -> None:
 
 
 def test_keys_look_as_what_they_stand_for() -> None:
-    line, point = looks.model_key(9).artists
-    assert (line.get_color(), point.get_marker()) == looks.style(9)[:2]
-    (patch,) = looks.state_key("missed").patches or looks.state_key("missed").artists
+    line, point = chart_looks.model_key(9).artists
+    assert (line.get_color(), point.get_marker()) == chart_looks.style(9)[:2]
+    (patch,) = chart_looks.state_key("missed").patches or chart_looks.state_key("missed").artists
     assert (to_hex(patch.get_facecolor()), patch.get_hatch()) == STATES["missed"]
-    (cross,) = looks.state_key("false", marked=True).artists
+    (cross,) = chart_looks.state_key("false", marked=True).artists
     assert (cross.get_color(), cross.get_marker()) == (STATES["false"][0], "x")
 
 
@@ -123,7 +123,7 @@ def test_froc_reads_the_best_sensitivity_at_most_so_many_false_positives() -> No
 def test_a_model_without_a_curve_keeps_its_colour_for_the_others() -> None:
     nothing, curve = np.zeros(0), (np.array([1.0]), np.array([0.5]))
     (axis,) = charts.froc_curves([(nothing, nothing), curve]).axes
-    assert {line.get_color() for line in axis.lines} == {looks.style(1)[0]}
+    assert {line.get_color() for line in axis.lines} == {chart_looks.style(1)[0]}
 
 
 def test_the_scatter_has_a_mark_per_case_with_both_values() -> None:

@@ -367,7 +367,7 @@ def test_shapes_that_differ_are_refused() -> None:
 
 @pytest.mark.parametrize("valid", [np.ones((5, 4), bool), np.ones(4, bool)])
 def test_a_mask_of_another_shape_is_refused(valid: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"valid must have the shape of the target, \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"target and valid must have one shape, got \(4, 5\)"):
         detect(EMPTY, EMPTY, valid=valid)
 
 

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from nnunet_instance_trainers.evaluation import charts, looks
+from nnunet_instance_trainers.evaluation import chart_looks, charts
 from nnunet_instance_trainers.evaluation.charts import SizeCounts
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import Table
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, draw_case
@@ -95,7 +95,7 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], besid
         ]
         words = f"Stacked bars of objects per size. {model} ({beside[model]}): {'; '.join(parts) or 'no objects'}."
         pictures.append(_vector(charts.object_bars(bins, own, top), words, model, (beside[model],)))
-    return Exhibit(pictures, [_vector(looks.state_key(state), name=state) for state in looks.STATES])
+    return Exhibit(pictures, [_vector(chart_looks.state_key(state), name=state) for state in chart_looks.STATES])
 
 
 def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Exhibit:
@@ -182,14 +182,14 @@ def case_pictures(
         objects = f"{model}: {counts}; {', '.join(scores[model])}."
         words = f"{kind} of case {case} with found, missed and false objects. {objects}"
         pictures.append(_bitmap(draw_case(one, image, spacing), words, model, (counts, *scores[model])))
-    legend = [_vector(looks.state_key(state, marked=True), name=state) for state in looks.STATES]
+    legend = [_vector(chart_looks.state_key(state, marked=True), name=state) for state in chart_looks.STATES]
     return Exhibit(pictures, legend, wide=not flat, heading=heading)
 
 
 def _model_keys(lines: Mapping[str, tuple[str, ...]], models: Sequence[str] | None = None) -> list[Picture]:
     """Keys of models, which keep their looks where some are left out."""
     places = {model: k for k, model in enumerate(models or lines)}
-    return [_vector(looks.model_key(places[model]), name=model, lines=own) for model, own in lines.items()]
+    return [_vector(chart_looks.model_key(places[model]), name=model, lines=own) for model, own in lines.items()]
 
 
 def _vector(figure: Figure, alternative: str = "", name: str = "", lines: tuple[str, ...] = ()) -> Picture:
