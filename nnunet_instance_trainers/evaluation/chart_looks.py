@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-__all__ = ["MARKERS", "STATES", "model_key", "state_key", "style"]
+__all__ = ["AS_WRITTEN", "MARKERS", "STATES", "model_key", "state_key", "style"]
+
+AS_WRITTEN = matplotlib.rc_context({"text.parse_math": False})
+"""Decorates what draws names: a dollar sign in one does not begin a formula."""
 
 # Green, blue and red of Fig. 10 of the instance-loss paper, in hues that stay apart for every common colour vision
 # (a test simulates them), and a hatching for each.

@@ -1,4 +1,4 @@
-"""The charts of the report, in the looks of :mod:`chart_looks`. Names of models stand in the page, where they may be long."""
+"""The charts of the report, as :mod:`chart_looks` has it. Names of models stand in the page, for they may be long."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from nnunet_instance_trainers.evaluation.chart_looks import STATES, style
+from nnunet_instance_trainers.evaluation.chart_looks import AS_WRITTEN, STATES, style
 from nnunet_instance_trainers.evaluation.froc import RATES
 
 __all__ = [
-    "AS_WRITTEN",
     "ObjectCounts",
     "SizeCounts",
     "case_scatter",
@@ -27,9 +25,6 @@ __all__ = [
     "objects_by_size",
     "sensitivity_by_size",
 ]
-
-AS_WRITTEN = matplotlib.rc_context({"text.parse_math": False})
-"""Decorates what draws names: a dollar sign in one does not begin a formula."""
 
 _GREY = "#5a5f66"
 _WIDTH = 8.6

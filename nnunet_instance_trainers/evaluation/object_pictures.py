@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nnunet_instance_trainers.evaluation.charts import AS_WRITTEN
+from nnunet_instance_trainers.evaluation.chart_looks import AS_WRITTEN
 from nnunet_instance_trainers.evaluation.detection import Detection
 
 __all__ = ["compare_models"]
