@@ -23,6 +23,7 @@ __all__ = ["check_ids", "read_image", "read_labels", "same_geometry"]
 
 # How far from a whole number a label may be: headers hold a slope of 1 in single precision, so large ids are further.
 _FRACTION, _SLOPE, _HALF = 1e-3, 2e-6, 0.25
+_LARGEST = 2.0**31  # far above what is taken for a label or an id; beyond, casts would change the sign
 
 
 def read_labels(
@@ -109,7 +110,7 @@ def _whole_numbers(values: np.ndarray, path: Path, case: str) -> np.ndarray:
             distance = np.abs(plane - whole)
             if not distance.max() <= _FRACTION:
                 _refuse_fractions(plane, distance, path, case)
-            whole = whole.astype(np.int32)
+            whole = np.clip(whole, -_LARGEST, _LARGEST).astype(np.int64)
         for extreme in (int(whole.min()), int(whole.max())):
             needed = np.promote_types(labels.dtype, np.min_scalar_type(extreme))
             if needed != labels.dtype:

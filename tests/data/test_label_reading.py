@@ -14,7 +14,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from skimage import io
 
-from nnunet_instance_trainers.data.label_reading import read_image, read_labels
+from nnunet_instance_trainers.data.label_reading import check_ids, read_image, read_labels
 from nnunet_instance_trainers.errors import UserError
 
 LABELS = np.random.default_rng(0).integers(0, 4, (4, 5, 6)).astype(np.uint8)
@@ -98,6 +98,18 @@ def test_labels_are_as_short_as_they_can_be(tmp_path: Path, largest: int, dtype:
     values[2, 2, 2] = -1
     labels, _ = read_labels(SimpleITKIO(), write(tmp_path / "a.nii.gz", values), "a", None)
     assert labels.dtype.kind == "i" and (labels == values).all()
+
+
+@pytest.mark.parametrize("huge", [3e9, 2.0**63 + 2.0**50])
+def test_huge_ids_keep_their_sign_and_are_refused_as_huge(tmp_path: Path, huge: float) -> None:
+    values = np.zeros((3, 4, 5), np.float32)
+    values[1, 2, 3] = huge
+    path = write(tmp_path / "a.nii.gz", values)
+    for dtype in (None, np.int64):
+        labels, _ = read_labels(SimpleITKIO(), path, "a", dtype)
+        assert labels.min() == 0 and labels[1, 2, 3] == 2**31
+        with pytest.raises(UserError, match="ids of 2\\^24 and more"):
+            check_ids(labels, path, "a")
 
 
 # --- channels and axes ---------------------------------------------------------------------------------------

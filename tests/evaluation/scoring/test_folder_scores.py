@@ -240,6 +240,9 @@ def test_another_numbering_of_the_instances_changes_nothing_but_ids(folders: Fol
         instances = images(case)[0]
         folders.write(folders.maps, case, np.where(instances > 0, 1000 - instances, 0))
     after = folders.evaluate(instances=folders.maps)
+    for got in (before, after):
+        for entry in got.summary["metric_per_case"]:
+            del entry["sha256"]["instances"]
     assert repr((after.cases, after.sizes, after.summary)) == repr((before.cases, before.sizes, before.summary))
     key = ("case", "class", "side", "volume_ml", "state", "dice", "bin")
     a, b = (sorted(tuple(o[k] for k in key) for o in got.objects) for got in (before, after))
