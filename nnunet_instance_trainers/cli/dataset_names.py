@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -73,8 +72,8 @@ def plans_file(dataset_name: str, plans: str) -> Path:
 def _keys(file: Path) -> set[str]:
     """The keys of a dictionary in a JSON file, none where it is anything else."""
     try:
-        return set(json.loads(file.read_text(encoding="utf-8-sig")))
-    except (OSError, ValueError, TypeError):
+        return set(read_json(file, "look at it"))
+    except (UserError, TypeError):
         return set()
 
 

@@ -123,7 +123,7 @@ def _check_against_label(
         )
     bare = np.logical_or.reduce([(mask > 0) & (ids == 0) for mask in masks])
     if bare.any():
-        reached = np.logical_or.reduce([_neighbours(ids > 0) & (mask > 0) for mask in masks]) & bare
+        reached = _neighbours(ids > 0) & bare
         borders = (
             f", {np.count_nonzero(reached)} of them beside an object: if those are its border, give them its id "
             "(docs/instances.md has the lines)"
