@@ -66,11 +66,11 @@ def specialists(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -
     return np.stack([noisy(random, real, np.where(small, 0.9, 0.5)) for small in (ml < 0.2, ml >= 0.2)], 1)
 
 
-def fitted(made: list, n_models: int = 2, **options: object) -> tuple[Fit, Space]:
+def fitted(made: list, n_models: int = 2, steps: int = 10, **options: object) -> tuple[Fit, Space]:
+    """A fit with as many candidates for edges as steps: its time grows with them."""
     volumes = np.concatenate([lists.volumes_ml for case in made for lists in case])
-    space = Space(
-        n_models, size_edges(volumes), **{k: v for k, v in options.items() if k in ("lows", "peaks", "max_bins")}
-    )
+    own = {key: value for key, value in options.items() if key in ("lows", "peaks", "max_bins")}
+    space = Space(n_models, size_edges(volumes, steps=steps), **own)
     table = Table(made, score=str(options.get("score", "f1")))
     groups = np.arange(len(made)) % 5
     return fit(table, space, groups, [f"model {m}" for m in range(n_models)], samples=200), space
@@ -156,7 +156,7 @@ def test_a_least_volume_is_found() -> None:
     def seen(random: np.random.Generator, ml: np.ndarray, real: np.ndarray) -> np.ndarray:
         return noisy(random, real, np.where(ml < 0.03, 0.02, 0.9))[:, None]
 
-    got, _ = fitted(cases(seen), 1)
+    got, _ = fitted(cases(seen), 1, steps=20)
     assert got.parts == ("minimum volume",)
     assert got.choices[0].min_volume_ml == pytest.approx(0.03, rel=0.5)
 
@@ -199,7 +199,7 @@ def test_held_out_cases_do_not_speak_for_a_part_either() -> None:
         return np.stack([noisy(random, real, np.full(len(ml), right)) for right in (0.6, 0.9)], 1)
 
     made = [b if group < 2 else a for group, a, b in zip(GROUPS, cases(seen, n=10), cases(specialists, n=200))]
-    got, _ = fitted(made, max_bins=2)
+    got, _ = fitted(made, steps=20, max_bins=2)
     assert "bins" in got.parts
     assert [len(got.held_out[group][0].sources) for group in range(5)] == [1, 1, 2, 2, 2]
 

@@ -74,8 +74,13 @@ def cells(seed: int) -> np.ndarray:
     return ndimage.gaussian_filter(np.random.default_rng(seed).random((72, 96)), 4) > 0.53
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def folders(work: Path) -> list[Path]:
     """Three models on five flat images: one that is right, one eroded, one that swallows everything around."""
     truth = {f"cell_{k}": cells(k) for k in range(5)}
     models = {
@@ -84,8 +89,15 @@ def folders(tmp_path: Path) -> list[Path]:
         "swollen": {case: ndimage.binary_dilation(mask, iterations=5) for case, mask in truth.items()},
     }
     images = {case: 60 + 120 * mask for case, mask in truth.items()}
-    write_masks(tmp_path / "imagesTs", images, ".png", "_0000")
-    return evaluate_masks(tmp_path, truth, models, ".png")
+    write_masks(work / "imagesTs", images, ".png", "_0000")
+    return evaluate_masks(work, truth, models, ".png")
+
+
+@pytest.fixture(scope="module")
+def written(folders: list[Path], work: Path) -> str:
+    """The page of these models, with images."""
+    write_report(folders, work / "r.html", work / "imagesTs")
+    return (work / "r.html").read_text()
 
 
 # --- what the page says ------------------------------------------------------------------------------------
@@ -123,24 +135,21 @@ def test_every_picture_has_a_text_with_its_numbers(no_cases: None) -> None:
     assert "average sensitivity 0.40 (0.35 to 0.45)" in texts[3]
 
 
-def test_overlap_scores_never_come_without_what_must_stand_beside_them(folders: list[Path], tmp_path: Path) -> None:
-    write_report(folders, tmp_path / "r.html")
-    page = Page((tmp_path / "r.html").read_text())
+def test_overlap_scores_never_come_without_what_must_stand_beside_them(written: str) -> None:
+    page = Page(written)
     start = page.words.index("volume ratio")
     assert page.words[start : start + 8 : 2] == ["volume ratio", "F1, IoU 0.5", "F1", "sensitivity"]
     for image in page.images:
         assert not image["alt"] or ("volume ratio" in image["alt"] and "F1 at IoU 0.5" in image["alt"]), image["alt"]
 
 
-def test_a_model_with_far_too_much_volume_is_called_out(folders: list[Path], tmp_path: Path) -> None:
-    write_report(folders, tmp_path / "r.html")
-    words = " ".join(Page((tmp_path / "r.html").read_text()).words)
+def test_a_model_with_far_too_much_volume_is_called_out(written: str) -> None:
+    words = " ".join(Page(written).words)
     assert "swollen predicts" in words and "exact predicts" not in words
 
 
-def test_pictures_of_cases_tell_what_became_of_the_objects(folders: list[Path], tmp_path: Path) -> None:
-    write_report(folders, tmp_path / "r.html", tmp_path / "imagesTs")
-    page = Page((tmp_path / "r.html").read_text())
+def test_pictures_of_cases_tell_what_became_of_the_objects(written: str) -> None:
+    page = Page(written)
     cases = [image for image in page.images if image["alt"].startswith("Image of case")]
     assert len(cases) == 9 and all(image["src"].startswith("data:image/png;base64,") for image in cases)
     _, n = ndimage.label(cells(int(cases[0]["alt"].split("cell_")[1][0])), np.ones((3, 3)))
@@ -188,11 +197,9 @@ def test_names_are_text_and_not_markup(no_cases: None) -> None:
     assert any(words.startswith('Stacked bars of objects per size. <script>alert("x")') for words in alternatives(page))
 
 
-def test_the_page_asks_for_nothing(folders: list[Path], tmp_path: Path) -> None:
-    write_report(folders, tmp_path / "r.html", tmp_path / "imagesTs")
-    text = (tmp_path / "r.html").read_text()
-    assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
-    for tag, attributes in Page(text).tags:
+def test_the_page_asks_for_nothing(written: str) -> None:
+    assert not [word for word in ("http:", "https:", "url(", "@import") if word in written]
+    for tag, attributes in Page(written).tags:
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
 
@@ -228,7 +235,7 @@ def test_two_thousand_cases_make_a_page_of_a_few_megabytes(no_cases: None) -> No
     assert len(report(models, compare(models))) < 5e6
 
 
-def test_two_cases_are_enough(folders: list[Path], tmp_path: Path) -> None:
+def test_two_cases_are_enough(tmp_path: Path) -> None:
     models = [synthetic(name, 2, skill) for name, skill in (("A", 0.5), ("B", 0.6))]
     assert [word for word, _ in choose_cases(compare(models)[0])] == ["best", "worst"]
     truth = {"a": cells(0), "b": cells(1)}
@@ -254,9 +261,11 @@ def test_best_median_and_worst_are_by_the_first_models_f1() -> None:
 # --- command -----------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_one_file(folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_writes_one_file(
+    folders: list[Path], work: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "new" / "r.html"
-    arguments = ["report", *map(str, folders), "-o", str(out), "--images", str(tmp_path / "imagesTs")]
+    arguments = ["report", *map(str, folders), "-o", str(out), "--images", str(work / "imagesTs")]
     cli.main([*arguments, "--pairs", "exact:swollen"])
     assert capsys.readouterr().out == f"wrote {out}\n" and [file.name for file in out.parent.iterdir()] == ["r.html"]
     assert "exact \N{MINUS SIGN} swollen" in out.read_text() and "swollen \N{MINUS SIGN} eroded" not in out.read_text()
@@ -324,14 +333,10 @@ def browse(tmp_path: Path) -> Callable[[str], tuple[list[str], list[str], str]]:
     return run
 
 
-def test_in_a_browser_everything_is_shown_and_nothing_asked_for(
-    folders: list[Path], tmp_path: Path, browse: Callable
-) -> None:
-    write_report(folders, tmp_path / "r.html", tmp_path / "imagesTs")
-    text = (tmp_path / "r.html").read_text()
-    messages, asked, _ = browse(text)
+def test_in_a_browser_everything_is_shown_and_nothing_asked_for(written: str, browse: Callable) -> None:
+    messages, asked, _ = browse(written)
     assert (messages, asked) == ([], [])
-    without_policy = re.sub(r"<meta http-equiv=[^>]*>", "", text)  # which forbids the probe's script
+    without_policy = re.sub(r"<meta http-equiv=[^>]*>", "", written)  # which forbids the probe's script
     messages, asked, after = browse(without_policy.replace("</body>", _PROBE))
     assert (messages, asked) == ([], [])
     state = json.loads(html.unescape(re.search(r"<title>probe(.*?)</title>", after)[1]))
