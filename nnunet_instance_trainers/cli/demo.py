@@ -20,6 +20,6 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.demo import run_demo
+    from nnunet_instance_trainers.demonstration import run_demo
 
     run_demo(arguments.o, arguments.data, arguments.device)

@@ -1,4 +1,4 @@
-"""Pictures of found, missed and false objects."""
+"""Pictures of found, missed, false and merged objects."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from matplotlib.lines import Line2D
 from nnunet_instance_trainers.evaluation.chart_looks import AS_WRITTEN
 from nnunet_instance_trainers.evaluation.detection import Detection
 
-__all__ = ["compare_models"]
+__all__ = ["compare_models", "is_merged"]
 
 # Colours of the papers' figures in hues that colour-blind readers tell apart; symbols are the second cue.
 _STATES = {
     "found": ("#2ca02c", None),
+    "merged": ("#d65cff", None),
     "missed": ("#3b8cff", "o"),
     "false": ("#ff3b30", "x"),
 }
@@ -31,6 +32,8 @@ def compare_models(
     note: str,
 ) -> None:
     """Draw, for some images, the image, the true objects, and what each model made of them.
+
+    A component that holds most of several instances has their number in its middle.
 
     Args:
         file: where to save; the ending decides the format.
@@ -69,6 +72,17 @@ def compare_models(
     figure.savefig(file, dpi=130)
 
 
+def is_merged(detection: Detection) -> np.ndarray:
+    """(M,) bool: the components that hold more than half of each of two or more instances."""
+    return _instances_held(detection) > 1
+
+
+def _instances_held(detection: Detection) -> np.ndarray:
+    pairs = detection.pairs
+    most = 2 * pairs.shared > pairs.instance_voxels[pairs.instance]
+    return np.bincount(pairs.component[most], minlength=len(pairs.component_voxels))
+
+
 def _slice(image: np.ndarray, detections: Sequence[Detection]) -> tuple[int, ...]:
     if image.ndim == 2:
         return ()
@@ -77,12 +91,19 @@ def _slice(image: np.ndarray, detections: Sequence[Detection]) -> tuple[int, ...
 
 
 def _draw(axis: Axes, detections: Sequence[Detection], position: tuple[int, ...]) -> None:
-    """Components green where they hit and red where not, and missed instances blue."""
+    """Components green where they hit, violet where they merge and red where they hit nothing; missed ones blue."""
     for detection in detections:
         components, instances = detection.components[position], detection.instances[position]
-        _objects(axis, np.where(np.append(False, detection.hits)[components], components, 0), "found")
-        _objects(axis, np.where(np.append(True, detection.hits)[components], 0, components), "false")
+        held = _instances_held(detection)
+        states = np.where(held > 1, "merged", np.where(detection.hits, "found", "false"))
+        for state in ("found", "merged", "false"):
+            _objects(axis, np.where(np.append(False, states == state)[components], components, 0), state)
         _objects(axis, np.where(np.append(True, detection.found)[instances], 0, instances), "missed")
+        for component in np.flatnonzero(held > 1) + 1:
+            if (components == component).any():
+                y, x = np.argwhere(components == component).mean(0)
+                colour, _ = _STATES["merged"]
+                axis.text(x, y, str(held[component - 1]), color=colour, ha="center", va="center", weight="bold")
 
 
 def _objects(axis: Axes, ids: np.ndarray, state: str) -> None:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from nnunet_instance_trainers.evaluation import detect, object_pictures
 
-COLOURS = {"truth": "#ffd54a", "found": "#2ca02c", "missed": "#3b8cff", "false": "#ff3b30"}
+COLOURS = {"truth": "#ffd54a", "found": "#2ca02c", "merged": "#d65cff", "missed": "#3b8cff", "false": "#ff3b30"}
 SHAPE = (24, 36)
 LEFT, MIDDLE, RIGHT = Box((12, 3), (17, 9)), Box((3, 14), (9, 19)), Box((14, 27), (20, 32))
 
@@ -102,6 +102,18 @@ def test_missed_and_false_have_a_symbol_too(draw: Callable) -> None:
     detection = detect(boxes(LEFT, MIDDLE), boxes(LEFT, RIGHT))
     (row,) = draw({"case": ramp(*SHAPE)}, {"model": {"case": [detection]}}, read=symbols)
     assert row == {"image": {}, "truth": {"truth": 0}, "model": {"found": 0, "missed": 1, "false": 1}}
+
+
+def test_a_component_over_several_instances_is_merged_and_holds_their_number(draw: Callable) -> None:
+    """Over most of each; MIDDLE is met by a component that holds less than half of it, and is found without merging."""
+    above, below, both = Box((3, 3), (8, 9)), Box((8, 3), (13, 9)), Box((3, 3), (12, 9))
+    beside = Box((3, 17), (9, 24))
+    detection = detect(paint(SHAPE, [above, below, MIDDLE]).numpy(), boxes(both, beside))
+    assert object_pictures.is_merged(detection).tolist() == [True, False]
+    (row,) = draw({"case": ramp(*SHAPE)}, {"model": {"case": [detection]}})
+    assert row["model"] == {"merged": {both}, "found": {beside}}
+    (row,) = draw({"case": ramp(*SHAPE)}, {"model": {"case": [detection]}}, read=symbols)
+    assert row["model"] == {"merged": 1, "found": 0}
 
 
 def test_without_true_objects_everything_is_false(draw: Callable) -> None:
