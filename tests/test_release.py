@@ -356,7 +356,7 @@ def test_damaged_models_and_unwritable_places_are_one_line(trained, model, tmp_p
     with pytest.raises(UserError, match="was written by nnUNetTrainerBlob: give that with -tr"):
         release(renamed, tmp_path / "out")
     (renamed.folder / "plans.json").write_text("[]")
-    with pytest.raises(UserError, match="cannot read .*plans.json"):
+    with pytest.raises(UserError, match="plans.json is damaged, or no JSON .*put it back"):
         release(renamed, tmp_path / "out")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to .*file"):

@@ -14,18 +14,21 @@ from nnunet_instance_trainers.errors import UserError
 __all__ = ["read_json", "read_table"]
 
 
-def read_json(file: Path, remedy: str) -> Any:
-    """The contents of a JSON file, with or without the mark at its start that editors of Windows set.
+def read_json(file: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file, with or without the mark at its start that editors of Windows set.
 
     Args:
         file: to read.
         remedy: what to do if it cannot be read.
 
     Raises:
-        UserError: it is missing, no text, or no JSON.
+        UserError: it is missing, no text, no JSON, or another value than an object.
     """
     with _reading(file, "JSON", remedy):
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no {}")
+        return content
 
 
 def read_table(file: Path, remedy: str) -> list[dict[str, str]]:

@@ -29,15 +29,16 @@ from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string
 from tqdm import tqdm
 
 from nnunet_instance_trainers import __version__
+from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.release.same_predictions import agree, compare_predictions, load
 from nnunet_instance_trainers.release.trained_models import (
     CHECKPOINT,
+    PUT_BACK,
     STOCK,
     TrainedModel,
     check_trainer,
     find_stages,
-    read_json,
 )
 
 __all__ = ["release"]
@@ -117,7 +118,7 @@ def _copy(model: TrainedModel, copy: TrainedModel) -> None:
     copy.folder.mkdir(parents=True)
     for name in ("plans.json", "dataset_fingerprint.json"):
         _copy_file(model.folder / name, copy.folder / name)
-    dataset = _without_cases(read_json(model.folder / "dataset.json"))
+    dataset = _without_cases(read_json(model.folder / "dataset.json", PUT_BACK))
     (copy.folder / "dataset.json").write_text(json.dumps(dataset, indent=4))
     estimate = f"crossval_results_folds_{folds_tuple_to_string(model.folds)}"
     # postprocessing.json, which nnU-Net writes for readers, names folders of this machine.
@@ -150,7 +151,7 @@ def _without_cases(dataset: dict[str, Any]) -> dict[str, Any]:
 def _copy_means(source: Path, target: Path) -> None:
     """nnU-Net's summary without its list of cases: their names and folders stay at home."""
     if source.is_file():
-        summary = read_json(source)
+        summary = read_json(source, PUT_BACK)
         target.parent.mkdir(exist_ok=True)
         means = {key: summary[key] for key in ("foreground_mean", "mean") if key in summary}
         target.write_text(json.dumps(means, indent=4))

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["CHECKPOINT", "STOCK", "TrainedModel", "check_trainer", "find_stages", "read_json"]
+__all__ = ["CHECKPOINT", "PUT_BACK", "STOCK", "TrainedModel", "check_trainer", "find_stages"]
 
 STOCK = nnUNetTrainer.__name__
 CHECKPOINT = "checkpoint_final.pth"
+PUT_BACK = "nnU-Net writes it when a training starts: put it back"
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,10 @@ def find_stages(model: TrainedModel) -> list[TrainedModel]:
                 f"there is no {model.file(fold)}: finish the training of fold {fold}, leave it out of -f, or name "
                 "another checkpoint with -chk"
             )
-    read_json(model.folder / "dataset.json")
+    read_json(model.folder / "dataset.json", PUT_BACK)
     file = model.folder / "plans.json"
-    plans = read_json(file)
+    plans = read_json(file, PUT_BACK)
     if model.configuration not in plans.get("configurations", {}):
         raise UserError(f"{file} has no configuration {model.configuration!r}: train again")
     previous = PlansManager(plans).get_configuration(model.configuration).previous_stage_name
     return [*([] if previous is None else find_stages(replace(model, configuration=previous))), model]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The contents of a file that nnU-Net wrote.
-
-    Raises:
-        UserError: it is missing or unreadable.
-    """
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"cannot read {file}, which nnU-Net writes when a training starts: put it back")
-    return content

@@ -16,7 +16,7 @@ def test_the_mark_of_windows_makes_no_difference(tmp_path: Path, mark: bytes) ->
     assert read_table(tmp_path / "a.csv", "write it again") == [{"case": "Löwe, alt", "n": "2"}]
 
 
-@pytest.mark.parametrize("content", [b'{"a": 1', b"", b'{"a": "\xff"}', b"[" * 200_000])
+@pytest.mark.parametrize("content", [b'{"a": 1', b"", b"[]", b"null", b'{"a": "\xff"}', b"[" * 200_000])
 def test_no_json_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(UserError, match=r"a.json is damaged, or no JSON \(.*\): write it again"):

@@ -160,7 +160,7 @@ def read_result(folder: Path) -> Result:
     if not is_result(folder):
         raise UserError(f"{folder} was not written by 'nnunet-instance challenge': run it with -o {folder}")
     summary = read_json(folder / _SUMMARY, _AGAIN)
-    if not isinstance(summary, dict) or not isinstance(summary.get("challenge"), str):
+    if not isinstance(summary.get("challenge"), str):
         raise UserError(f"{folder / _SUMMARY} is damaged: {_AGAIN}")
     challenge = find_challenge(summary["challenge"])
     rows = read_table(folder / _TABLE, _AGAIN)

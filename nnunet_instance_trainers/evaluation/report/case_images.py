@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from nnunet_instance_trainers.data.label_folders import box_around, find_reader,
 from nnunet_instance_trainers.data.label_reading import read_image, read_labels
 from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.spacing_files import known_geometry
+from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.detection import Rule, detect
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, Frame, view
@@ -43,7 +43,8 @@ class CaseLoader:
         self.entries = {model.name: _entry(model, case) for model in models}
         self.folder = Path(self.settings[models[0].name]["ground_truth"])
         self.ending = _ending(models[0], self.entries[models[0].name], case)
-        self.dataset = _dataset(Path(self.settings[models[0].name]["dataset_json"]))
+        dataset_json = Path(self.settings[models[0].name]["dataset_json"])
+        self.dataset = read_json(dataset_json, "the evaluation used it: put it back, or run 'evaluate' again")
         self.reader = find_reader({**self.dataset, "file_ending": self.ending}, self._file(self.folder))()
         self.reference, geometry = self._read(self.folder, "reference", *models)
         # Of a truth without its spacing a prediction has it.
@@ -134,12 +135,3 @@ def _ending(model: Evaluation, entry: dict[str, Any], case: str) -> str:
     if not file.startswith(case):
         raise UserError(f"the summary of {model.name} does not name the files of case {case!r}: run 'evaluate' again")
     return file[len(case) :]
-
-
-def _dataset(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        raise UserError(
-            f"cannot read {file}, which the evaluation used: put it back, or run 'evaluate' again"
-        ) from None

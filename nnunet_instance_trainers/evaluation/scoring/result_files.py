@@ -113,7 +113,7 @@ def _own_summary(folder: Path) -> dict[str, Any] | None:
         summary = read_json(folder / _SUMMARY, "")
     except UserError:
         return None
-    return summary if isinstance(summary, dict) and {"settings", "pooled"} <= summary.keys() else None
+    return summary if {"settings", "pooled"} <= summary.keys() else None
 
 
 def _read_table(file: Path) -> list[Row]:
