@@ -44,6 +44,15 @@ def add_commands(add: AddCommand) -> None:
         help="FROC from the probabilities beside the predictions, with candidates from probability P on (default: 0.1)",
     )
     evaluate.add_argument(
+        "--surfaces",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="MM",
+        help="distances between surfaces too, and surface Dice at a tolerance of MM, of classes and of found instances "
+        "(default: 1)",
+    )
+    evaluate.add_argument(
         "--instance-classes", nargs="+", metavar="NAME", help="classes that have ids in --instances (default: all)"
     )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
@@ -74,6 +83,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
     if not 0 <= arguments.minimum_size < float("inf"):
         raise UserError(f"--minimum-size must be 0 mL or more, got {arguments.minimum_size:g}")
+    if arguments.surfaces is not None and not 0 < arguments.surfaces < float("inf"):
+        raise UserError(f"--surfaces takes a tolerance above 0 mm, got {arguments.surfaces:g}")
     bins = _bins(arguments.bins)
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
@@ -89,6 +100,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
         bins_ml=bins,
         froc_threshold=arguments.froc,
+        surfaces_mm=arguments.surfaces,
         dataset_json=arguments.djfile,
         subset=arguments.chill,
         n_processes=arguments.np,
@@ -116,12 +128,13 @@ def _compare(arguments: argparse.Namespace) -> None:
         PAPER_SCORES,
         SCORES,
         compare,
+        scores_of,
         write_comparison,
     )
 
     models = read_models(arguments.models)
     names = [model.name for model in models]
-    scores = PAPER_SCORES if arguments.paper else SCORES
+    scores = scores_of(models, PAPER_SCORES if arguments.paper else SCORES)
     pairs = None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names)
     tables = compare(models, pairs, scores=scores)
     write_comparison(tables, arguments.o, scores)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -15,9 +16,9 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes, mesh_surface_area
 
 __all__ = [
-    "SURFACE_SCORES",
     "area_elements",
     "assd",
+    "border_scores",
     "border_voxels",
     "distances",
     "hd95_area",
@@ -26,13 +27,11 @@ __all__ = [
     "nsd",
     "nsd_area",
     "nsd_mean",
+    "surface_columns",
     "surface_scores",
 ]
 
 Distances = tuple[np.ndarray, np.ndarray]
-
-SURFACE_SCORES = ("hd95_max_mm", "hd95_pooled_mm", "nsd", "assd_mm")
-"""What :func:`surface_scores` gives."""
 
 
 def border_voxels(mask: np.ndarray, *, axes: Sequence[int] | None = None, corners: bool = False) -> np.ndarray:
@@ -179,6 +178,21 @@ def _empty(there: np.ndarray, back: np.ndarray) -> float:
     return np.inf if len(there) or len(back) else np.nan
 
 
+def surface_columns(tolerance_mm: float) -> dict[str, Literal["higher", "lower"]]:
+    """What :func:`surface_scores` gives, each with its definition in its name, and what is better.
+
+    Example:
+        >>> list(surface_columns(1.5))
+        ['hd95_max_mm', 'hd95_pooled_mm', 'nsd_at_1.5_mm', 'assd_mm']
+    """
+    return {
+        "hd95_max_mm": "lower",
+        "hd95_pooled_mm": "lower",
+        f"nsd_at_{tolerance_mm:g}_mm": "higher",
+        "assd_mm": "lower",
+    }
+
+
 def surface_scores(
     target: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerance_mm: float
 ) -> dict[str, float]:
@@ -186,9 +200,15 @@ def surface_scores(
 
     Example:
         >>> mask = np.eye(4, dtype=bool)
-        >>> surface_scores(mask, np.roll(mask, 1, axis=1), (1.0, 1.0), 1.0)["nsd"]
+        >>> surface_scores(mask, np.roll(mask, 1, axis=1), (1.0, 1.0), 1.0)["nsd_at_1_mm"]
         0.875
     """
-    there, back = distances(*(border_voxels(mask) * np.asarray(spacing, float) for mask in (target, prediction)))
+    borders = (border_voxels(mask) * np.asarray(spacing, float) for mask in (target, prediction))
+    return border_scores(*borders, tolerance_mm)
+
+
+def border_scores(target: np.ndarray, prediction: np.ndarray, tolerance_mm: float) -> dict[str, float]:
+    """The same of places (K, d) and (L, d) in mm on both borders."""
+    there, back = distances(target, prediction)
     values = (hd95_max(there, back), hd95_pooled(there, back), nsd(there, back, tolerance_mm), assd(there, back))
-    return dict(zip(SURFACE_SCORES, values))
+    return dict(zip(surface_columns(tolerance_mm), values))

@@ -72,7 +72,7 @@ def test_a_distance_of_the_tolerance_is_within_it_whatever_rounding() -> None:
 def test_empty_masks() -> None:
     full, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
     one = surface_scores(full, empty, (1.0, 1.0, 1.0), 1.0)
-    assert one == {"hd95_max_mm": inf, "hd95_pooled_mm": inf, "nsd": 0.0, "assd_mm": inf}
+    assert one == {"hd95_max_mm": inf, "hd95_pooled_mm": inf, "nsd_at_1_mm": 0.0, "assd_mm": inf}
     assert all(isnan(value) for value in surface_scores(empty, empty, (1.0, 1.0, 1.0), 1.0).values())
 
 
@@ -80,4 +80,4 @@ def test_distances_are_in_mm() -> None:
     mask = np.zeros((5, 5, 5), bool)
     mask[1, 2, 2] = True
     scores = surface_scores(mask, np.roll(mask, 2, axis=0), (3.0, 1.0, 1.0), 5.9)
-    assert scores == {"hd95_max_mm": 6, "hd95_pooled_mm": 6, "nsd": 0, "assd_mm": 6}
+    assert scores == {"hd95_max_mm": 6, "hd95_pooled_mm": 6, "nsd_at_5.9_mm": 0, "assd_mm": 6}

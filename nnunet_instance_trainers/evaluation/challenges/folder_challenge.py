@@ -34,7 +34,7 @@ from nnunet_instance_trainers.evaluation.challenges.results import (
     write_result,
 )
 from nnunet_instance_trainers.evaluation.scoring.case_scores import read_instances
-from nnunet_instance_trainers.evaluation.scoring.folder_scores import find_cases, find_dataset
+from nnunet_instance_trainers.evaluation.scoring.folder_cases import find_cases, find_dataset
 
 __all__ = ["score_folder"]
 
