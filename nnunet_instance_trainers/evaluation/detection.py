@@ -64,6 +64,10 @@ class Rule:
         """The rule of the settings in a summary."""
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
+    def large_enough(self, volume_ml: np.ndarray) -> np.ndarray:
+        """Whether objects of some volumes are objects under the rule; rounding may take a little from a volume."""
+        return volume_ml >= self.minimum_ml * (1 - 1e-9)
+
     def settings(self) -> dict[str, Any]:
         """What a summary says of it: match and threshold, and what differs from the default."""
         default = Rule()
@@ -314,7 +318,7 @@ def detect(
         near = ndimage.binary_dilation(~valid, np.ones((3,) * valid.ndim, bool))
         ids, parts = _without_cut_objects(ids, parts, _at(near, place))
     if rule.minimum_ml:
-        ids, parts = (_large(own, rule.minimum_ml / voxel_ml) for own in (ids, parts))
+        ids, parts = (_large(own, rule, voxel_ml) for own in (ids, parts))
     instance_at, component_at = (renumber(own)[0].view(np.int32) for own in (ids, parts))  # which torch knows
     return Detection.of(
         Pairs.of(instance_at, component_at),
@@ -331,10 +335,10 @@ def detect(
     )
 
 
-def _large(ids: np.ndarray, voxels: float) -> np.ndarray:
-    """Of ids (K,) those of at least so many voxels, up to rounding; 0 for the others."""
+def _large(ids: np.ndarray, rule: Rule, voxel_ml: float) -> np.ndarray:
+    """Of ids (K,) those whose volume is an object's; 0 for the others."""
     numbers, n = renumber(ids)
-    return np.where((np.bincount(numbers, minlength=n + 1) >= voxels * (1 - 1e-9))[numbers], ids, 0)
+    return np.where(rule.large_enough(np.bincount(numbers, minlength=n + 1) * voxel_ml)[numbers], ids, 0)
 
 
 def _at(image: np.ndarray, place: np.ndarray) -> np.ndarray:
