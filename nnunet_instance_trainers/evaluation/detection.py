@@ -114,6 +114,18 @@ class Pairs:
         """(P,) Dice of each pair."""
         return 2 * self.shared / (self.instance_voxels[self.instance] + self.component_voxels[self.component])
 
+    def at_least(self, voxels: float) -> Pairs:
+        """The table of the instances and components of at least so many voxels."""
+        kept = [sizes >= voxels for sizes in (self.instance_voxels, self.component_voxels)]
+        both = kept[0][self.instance] & kept[1][self.component]
+        return Pairs(
+            self.instance_voxels[kept[0]],
+            self.component_voxels[kept[1]],
+            (np.cumsum(kept[0]) - 1)[self.instance[both]],
+            (np.cumsum(kept[1]) - 1)[self.component[both]],
+            self.shared[both],
+        )
+
     def covering(self, share: float) -> np.ndarray:
         """(L,) indices of the pairs of instances of which components cover at least a share."""
         covered = np.bincount(self.instance, self.shared, len(self.instance_voxels)) / self.instance_voxels

@@ -16,6 +16,9 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes, mesh_surface_area
 
 __all__ = [
+    "AreaDistances",
+    "Distances",
+    "area_distances",
     "area_elements",
     "assd",
     "border_scores",
@@ -32,6 +35,7 @@ __all__ = [
 ]
 
 Distances = tuple[np.ndarray, np.ndarray]
+AreaDistances = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def border_voxels(mask: np.ndarray, *, axes: Sequence[int] | None = None, corners: bool = False) -> np.ndarray:
@@ -117,6 +121,13 @@ def _nearest(of: np.ndarray, to: np.ndarray) -> np.ndarray:
     return cKDTree(to).query(of)[0]
 
 
+def area_distances(surfaces: Sequence[tuple[np.ndarray, np.ndarray]]) -> AreaDistances:
+    """The same between places of :func:`area_elements`, with the areas (K,) and (L,) that each distance holds for."""
+    (places, areas), (others, other_areas) = surfaces
+    there, back = distances(places, others)
+    return (there, areas), (back, other_areas)
+
+
 def hd95_max(there: np.ndarray, back: np.ndarray) -> float:
     """The larger of both directions' 95th percentiles."""
     return _empty(there, back) or float(max(np.percentile(there, 95), np.percentile(back, 95)))
@@ -127,11 +138,9 @@ def hd95_pooled(there: np.ndarray, back: np.ndarray) -> float:
     return _empty(there, back) or float(np.percentile(np.concatenate((there, back)), 95))
 
 
-def hd95_area(surfaces: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+def hd95_area(there: tuple[np.ndarray, np.ndarray], back: tuple[np.ndarray, np.ndarray]) -> float:
     """The larger of both directions' distances that 95 % of the surface's area stay within."""
-    (places, areas), (others, other_areas) = surfaces
-    there, back = distances(places, others)
-    return _empty(there, back) or max(_weighted_95(there, areas), _weighted_95(back, other_areas))
+    return _empty(there[0], back[0]) or max(_weighted_95(*there), _weighted_95(*back))
 
 
 def _weighted_95(values: np.ndarray, weights: np.ndarray) -> float:
@@ -151,14 +160,12 @@ def nsd_mean(there: np.ndarray, back: np.ndarray, tolerance: float) -> float:
     return float((_within(there, tolerance).mean() + _within(back, tolerance).mean()) / 2)
 
 
-def nsd_area(surfaces: Sequence[tuple[np.ndarray, np.ndarray]], tolerance: float) -> float:
+def nsd_area(there: tuple[np.ndarray, np.ndarray], back: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:
     """The same by area; nan where both are empty."""
-    (places, areas), (others, other_areas) = surfaces
-    there, back = distances(places, others)
-    whole = areas.sum() + other_areas.sum()
+    whole = there[1].sum() + back[1].sum()
     if not whole:
         return np.nan
-    return float((areas[_within(there, tolerance)].sum() + other_areas[_within(back, tolerance)].sum()) / whole)
+    return float(sum(areas[_within(away, tolerance)].sum() for away, areas in (there, back)) / whole)
 
 
 def _within(away: np.ndarray, tolerance: float) -> np.ndarray:

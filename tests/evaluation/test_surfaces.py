@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from nnunet_instance_trainers.evaluation.surfaces import (
     _areas,
+    area_distances,
     area_elements,
     assd,
     border_voxels,
@@ -53,7 +54,7 @@ def test_definitions_of_hd95_differ() -> None:
     assert hd95_pooled(there, back) == 0
     places = np.arange(20.0)[:, None]
     weights = np.where(np.arange(20) == 19, 40.0, 1.0)  # the far place has most of the area
-    assert hd95_area([(places, weights), (places[:10], np.ones(10))]) == 10
+    assert hd95_area(*area_distances([(places, weights), (places[:10], np.ones(10))])) == 10
 
 
 def test_nsd_pools_voxels_or_averages_directions() -> None:

@@ -11,7 +11,14 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair
-from nnunet_instance_trainers.evaluation.surfaces import area_elements, border_voxels, distances, hd95_area, nsd_mean
+from nnunet_instance_trainers.evaluation.surfaces import (
+    area_distances,
+    area_elements,
+    border_voxels,
+    distances,
+    hd95_area,
+    nsd_mean,
+)
 from nnunet_instance_trainers.instances import label_components, renumber
 
 __all__ = ["brats2023", "brats2024"]
@@ -165,8 +172,7 @@ class _Lesions:
     @property
     def false(self) -> int:
         """Components that belong to no lesion."""
-        everything = np.setdiff1d(self.prediction, [0])
-        return len(np.setdiff1d(everything, np.concatenate([*self.claimed, []])))
+        return len(self.boxes[1]) - len(np.unique(np.concatenate([*self.claimed, []])))
 
     def compare(self, n: int, missed: float, nsd: bool = False) -> _Row:
         """Lesion n against the union of what belongs to it."""
@@ -193,7 +199,7 @@ def _compare(
         return _Row(equal, float(equal), 0.0 if equal else missed, (float(equal),) * len(_NSD_MM))
     dice = 2 * int(np.count_nonzero(masks[0] & masks[1])) / (target + prediction)
     images = masks if ids is None else [image.astype(np.uint8) for image in ids]
-    hd95 = hd95_area([area_elements(image.T, spacing[::-1]) for image in images])
+    hd95 = hd95_area(*area_distances([area_elements(image.T, spacing[::-1]) for image in images]))
     if not nsd:
         return _Row(True, dice, hd95)
     away = distances(*(border_voxels(mask) * np.asarray(spacing) for mask in masks))
