@@ -94,8 +94,10 @@ def score_folder(
         UserError: there is no such challenge, the folders do not fit each other, or a case cannot be scored.
     """
     challenge = find_challenge(name)
-    if not challenge.maps and (instances or predicted_instances):
+    if challenge.maps == "refused" and (instances or predicted_instances):
         raise UserError(f"{name} makes its own objects by dilation: leave --instances away")
+    if challenge.maps == "needed" and instances is None:
+        raise UserError(f"{name} scores instance maps: give those of the ground truth with --instances")
     check_challenge_output(output)
     file, dataset = find_dataset(predictions, ground_truth, dataset_json)
     ending = dataset["file_ending"]
