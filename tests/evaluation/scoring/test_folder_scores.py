@@ -532,6 +532,14 @@ def test_the_command_prints_a_table_with_what_belongs_together(folders: Folders,
     assert written.summary["settings"]["match"] == "dice" and written.summary["settings"]["bins_ml"] == [0.01, 1]
 
 
+def test_surfaces_have_a_tolerance_of_1_mm_unless_another_is_given(folders: Folders) -> None:
+    for options, column in (([], "nsd_at_1_mm"), (["0.5"], "nsd_at_0.5_mm")):
+        run(folders, "--surfaces", *options)
+        assert column in read_evaluation(folders.output).cases[0]
+    run(folders)
+    assert column not in read_evaluation(folders.output).cases[0]
+
+
 def test_chill_scores_what_was_predicted(folders: Folders) -> None:
     (folders.predictions / "b.nii.gz").unlink()
     run(folders, "--chill")
