@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_instance_trainers.cli.arguments import AddCommand, add_matching, add_processes, check_threshold
+from nnunet_instance_trainers.cli.arguments import (
+    AddCommand,
+    add_connectivity,
+    add_matching,
+    add_processes,
+    check_matching,
+)
 from nnunet_instance_trainers.cli.dataset_names import dataset_name, plans_file, results_folder
 from nnunet_instance_trainers.errors import UserError
 
@@ -55,6 +61,7 @@ def add_commands(add: AddCommand) -> None:
         "--rescue", action="store_true", help="keep objects that two members find, each in the other's range"
     )
     ensemble.add_argument("--gaps", action="store_true", help="some volumes may be in no member's range")
+    add_connectivity(ensemble, None)
     ensemble.add_argument("--min-volume-ml", type=float, metavar="ML", help="remove smaller objects from the result")
     ensemble.add_argument("--min-area-mm2", type=float, metavar="MM2", help="the same for 2D images")
     ensemble.add_argument("--instances", action="store_true", help="write instance maps too, to OUT/instances")
@@ -65,7 +72,7 @@ def add_commands(add: AddCommand) -> None:
 def _fit_ensemble(arguments: argparse.Namespace) -> None:
     if arguments.max_bins < 1:
         raise UserError(f"--max-bins must be at least 1, got {arguments.max_bins}")
-    check_threshold(arguments.threshold)
+    check_matching(arguments)
     for flag, values in (("--trainers", arguments.trainers), ("-f", arguments.f)):
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
@@ -85,7 +92,7 @@ def _fit_ensemble(arguments: argparse.Namespace) -> None:
         Models(dataset, arguments.c, arguments.p, tuple(arguments.trainers), tuple(arguments.f)),
         arguments.o,
         instances=arguments.instances,
-        rule=Rule(arguments.match, arguments.threshold),
+        rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
         score=arguments.score,
         max_bins=arguments.max_bins,
         n_processes=arguments.np,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunet_instance_trainers.cli.arguments import AddCommand, add_matching, add_pairs, add_processes, check_threshold
+from nnunet_instance_trainers.cli.arguments import AddCommand, add_matching, add_pairs, add_processes, check_matching
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["add_commands"]
@@ -17,16 +17,6 @@ def add_commands(add: AddCommand) -> None:
     evaluate.add_argument("-g", required=True, type=Path, metavar="GT", help="folder of ground truth, such as labelsTs")
     evaluate.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for tables and summary")
     add_matching(evaluate)
-    evaluate.add_argument(
-        "--connectivity",
-        type=int,
-        default=26,
-        choices=[6, 18, 26],
-        help="neighbours that join voxels to objects; in 2D 6 stands for 4, the others for 8 (default: 26)",
-    )
-    evaluate.add_argument(
-        "--minimum-size", type=float, default=0.0, metavar="ML", help="smaller objects do not count (default: 0 mL)"
-    )
     evaluate.add_argument(
         "--bins",
         nargs="+",
@@ -42,6 +32,15 @@ def add_commands(add: AddCommand) -> None:
         const=0.1,
         metavar="P",
         help="FROC from the probabilities beside the predictions, with candidates from probability P on (default: 0.1)",
+    )
+    evaluate.add_argument(
+        "--surfaces",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="MM",
+        help="distances between surfaces too, and surface Dice at a tolerance of MM, of classes and of found instances "
+        "(default: 1)",
     )
     evaluate.add_argument(
         "--instance-classes", nargs="+", metavar="NAME", help="classes that have ids in --instances (default: all)"
@@ -69,11 +68,11 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    check_threshold(arguments.threshold)
+    check_matching(arguments)
     if arguments.froc is not None and not 0 < arguments.froc < 1:
         raise UserError(f"--froc takes a probability above 0 and below 1, got {arguments.froc:g}")
-    if not 0 <= arguments.minimum_size < float("inf"):
-        raise UserError(f"--minimum-size must be 0 mL or more, got {arguments.minimum_size:g}")
+    if arguments.surfaces is not None and not 0 < arguments.surfaces < float("inf"):
+        raise UserError(f"--surfaces takes a tolerance above 0 mm, got {arguments.surfaces:g}")
     bins = _bins(arguments.bins)
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
@@ -89,6 +88,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
         bins_ml=bins,
         froc_threshold=arguments.froc,
+        surfaces_mm=arguments.surfaces,
         dataset_json=arguments.djfile,
         subset=arguments.chill,
         n_processes=arguments.np,
@@ -116,12 +116,13 @@ def _compare(arguments: argparse.Namespace) -> None:
         PAPER_SCORES,
         SCORES,
         compare,
+        scores_of,
         write_comparison,
     )
 
     models = read_models(arguments.models)
     names = [model.name for model in models]
-    scores = PAPER_SCORES if arguments.paper else SCORES
+    scores = scores_of(models, PAPER_SCORES if arguments.paper else SCORES)
     pairs = None if arguments.pairs is None else parse_pairs(arguments.pairs, arguments.models, names)
     tables = compare(models, pairs, scores=scores)
     write_comparison(tables, arguments.o, scores)

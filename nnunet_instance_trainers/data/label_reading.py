@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,10 @@ def _read(reader: BaseReaderWriter, files: Sequence[Path], case: str, method: st
             f"case {case!r}: {path} has several values in each voxel, which nnU-Net takes for another axis: save one "
             "number for each voxel"
         )
+    edges = [float(edge) for edge in geometry["spacing"]]
+    if not all(0 < edge < inf for edge in edges):
+        shown = " x ".join(f"{edge:g}" for edge in reversed(edges))
+        raise UserError(f"case {case!r}: {path} says that a voxel has {shown} mm: correct the spacing in its header")
     if not image.size:
         raise UserError(f"case {case!r}: {path} has no voxels: save it again")
     return image, geometry

@@ -55,20 +55,23 @@ def outcome_of(lists: ObjectLists, choice: Choice, rule: Rule = OVERLAP) -> Outc
     shared = np.bincount(where.ravel(), lists.atom_voxels[both], len(codes)).astype(np.int64)
     meets = np.bincount(component, minlength=n_groups) > 0
     cut = np.bincount(group[kept & lists.cut], minlength=n_groups) > 0
-    there = large & (sizes > 0) & (meets | ~cut)
+    there = large & (sizes > 0) & (meets | ~cut) & rule.large_enough(sizes * lists.voxel_ml)
     real = (np.bincount(instance, minlength=len(lists.instance_voxels)) > 0) | ~lists.instance_cut
+    real &= rule.large_enough(lists.instance_voxels * lists.voxel_ml)
+    counted = real[instance] & there[component]
     return Outcome.of(
         Pairs(
             instance_voxels=lists.instance_voxels[real],
             component_voxels=sizes[there].astype(np.int64),
-            instance=(np.cumsum(real) - 1)[instance],
-            component=(np.cumsum(there) - 1)[component],
-            shared=shared,
+            instance=(np.cumsum(real) - 1)[instance[counted]],
+            component=(np.cumsum(there) - 1)[component[counted]],
+            shared=shared[counted],
         ),
         rule,
         voxel_ml=lists.voxel_ml,
         target_voxels=int(lists.instance_voxels.sum()),
         predicted_voxels=int(sizes[large].sum()),
+        shared_voxels=int(shared.sum()),
     )
 
 

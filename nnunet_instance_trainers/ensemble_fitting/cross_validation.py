@@ -90,6 +90,7 @@ class ListJob:
         reader: nnU-Net's class that reads them.
         labels: what dataset.json says of them.
         lows: lower thresholds of hysteresis; none where no probabilities are read.
+        connectivity: neighbours that join voxels to objects.
         unsaved: files of probabilities that are missing where others are there.
     """
 
@@ -100,6 +101,7 @@ class ListJob:
     reader: type[BaseReaderWriter]
     labels: Labels
     lows: tuple[float, ...]
+    connectivity: int
     unsaved: tuple[Path, ...] = ()
 
 
@@ -131,27 +133,30 @@ def list_case(job: ListJob, case: str) -> list[ObjectLists]:
         peaks: list[np.ndarray | None] = [None] * len(sources)
         for low in job.lows:
             for prediction, p in zip(predictions, probabilities):
-                above, peak = _above(p[c.channel], low, prediction, c, labels)
+                above, peak = _above(p[c.channel], low, prediction, c, labels, job.connectivity)
                 sources.append(above)
                 peaks.append(peak)
         box = box_around(np.logical_or.reduce([mask, *sources]))
         lists.append(
             list_objects(
-                label_components(mask[box])[0] if annotated is None else np.where(mask[box], annotated[box], 0),
+                label_components(mask[box], job.connectivity)[0]
+                if annotated is None
+                else np.where(mask[box], annotated[box], 0),
                 [source[box] for source in sources],
                 probabilities=[None if peak is None else peak[box] for peak in peaks],
                 valid=~ignored[box] if ignored.any() else None,
                 voxel_ml=voxel_ml,
+                connectivity=job.connectivity,
             )
         )
     return lists
 
 
 def _above(
-    p: np.ndarray, low: float, prediction: np.ndarray, c: ForegroundClass, labels: Labels
+    p: np.ndarray, low: float, prediction: np.ndarray, c: ForegroundClass, labels: Labels, connectivity: int = 26
 ) -> tuple[np.ndarray, np.ndarray]:
     """(*S) where p > low, what the model gives to another label left out, and the peak of the component there."""
-    ids, n = label_components(p > low)
+    ids, n = label_components(p > low, connectivity)
     peak = np.append(0, ndimage.maximum(p, ids, np.arange(1, n + 1)) if n else ())[ids]
     above = ids > 0
     if labels.regions_order is None:
@@ -162,7 +167,7 @@ def _above(
 # --- before the first case ---------------------------------------------------------------------------------
 
 
-def find_cases(models: Models, instances: Path | None) -> tuple[ListJob, dict[str, int]]:
+def find_cases(models: Models, instances: Path | None, connectivity: int) -> tuple[ListJob, dict[str, int]]:
     """What the workers need, and the fold of each case."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / models.dataset
     truth, file = preprocessed / "gt_segmentations", preprocessed / "dataset.json"
@@ -185,6 +190,7 @@ def find_cases(models: Models, instances: Path | None) -> tuple[ListJob, dict[st
         reader=find_reader(dataset, folders[case][0] / f"{case}{ending}"),
         labels=find_labels(dataset, file),
         lows=() if unsaved else LOWS,
+        connectivity=connectivity,
         unsaved=unsaved if len(unsaved) < len(files) else (),
     )
     return job, fold_of

@@ -84,7 +84,7 @@ def fit_ensemble(
     """
     if output.suffix != ".json" or output.is_dir() or not output.parent.is_dir():
         raise UserError(f"-o {output} must be a file that ends in .json, in a folder that exists")
-    job, fold_of = find_cases(models, instances)
+    job, fold_of = find_cases(models, instances, rule.connectivity)
     cases = sorted(fold_of)
     results: dict[str, list[ObjectLists]] = {}
     with tqdm(total=len(cases), desc="objects", unit="case") as bar:
@@ -112,7 +112,7 @@ def fit_ensemble(
     result = Fitted(
         models=models,
         fit=fitted,
-        plan=make_plan(fitted.choices, keys, models.trainers, space, summary),
+        plan=make_plan(fitted.choices, keys, models.trainers, space, summary, rule.connectivity),
         keys=keys,
         names=tuple(evaluated.name for evaluated in classes),
         cases=tuple(cases),
@@ -132,7 +132,12 @@ def _groups(folds: np.ndarray, n: int = 5) -> np.ndarray:
 
 
 def make_plan(
-    choices: Choices, keys: Sequence[str], names: Sequence[str], space: Space, summary: dict[str, Any]
+    choices: Choices,
+    keys: Sequence[str],
+    names: Sequence[str],
+    space: Space,
+    summary: dict[str, Any],
+    connectivity: int = 26,
 ) -> EnsemblePlan:
     """What ``ensemble`` is to do, from a choice per class."""
     n = space.n_models
@@ -143,6 +148,7 @@ def make_plan(
             for key, choice in zip(keys, choices)
         },
         rescue=any(choice.rescue for choice in choices),
+        connectivity=connectivity,
         min_volume_ml={key: choice.min_volume_ml for key, choice in zip(keys, choices)},
         hysteresis={key: (space.lows[c.sources[0] // n - 1], c.peak) for key, c in with_peak.items()},
         fit=summary,
@@ -158,8 +164,7 @@ def _summary(models: Models, fitted: Fit, space: Space, rule: Rule, score: str, 
         "folds": list(models.folds),
         "cases": n_cases,
         "score": score,
-        "match": rule.match,
-        "threshold": rule.threshold,
+        **rule.settings(),
         "edges_ml": list(space.edges_ml),
         "parts": list(fitted.parts),
         "enough_cases": fitted.tells,

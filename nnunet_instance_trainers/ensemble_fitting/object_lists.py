@@ -66,6 +66,7 @@ def list_objects(
     probabilities: Sequence[np.ndarray | None] | None = None,
     valid: np.ndarray | None = None,
     voxel_ml: float = 0.001,
+    connectivity: int = 26,
 ) -> ObjectLists:
     """The lists of one case and class.
 
@@ -75,13 +76,14 @@ def list_objects(
         probabilities: of each source (*S) or None, for the peaks.
         valid: (*S) bool, False where voxels are ignored; None means nowhere.
         voxel_ml: volume of a voxel.
+        connectivity: 6, 18 or 26 neighbours that join voxels to components; in 2D 6 stands for 4, the others for 8.
 
     Example:
         >>> lists = list_objects(np.array([[1, 1, 0, 0, 2]]), [np.array([[1, 1, 1, 0, 0]], bool)])
         >>> lists.voxels.tolist(), lists.instance_voxels.tolist()
         ([3], [2, 1])
     """
-    labelled = [label_components(mask) for mask in masks]
+    labelled = [label_components(mask, connectivity) for mask in masks]
     first = np.cumsum([0, *(n for _, n in labelled)])
     source = np.repeat(np.arange(len(masks)), [n for _, n in labelled])
     ignored = np.zeros(instances.shape, bool) if valid is None else ~valid
@@ -93,7 +95,7 @@ def list_objects(
     near = _near(ignored).ravel()[place]
     rows, voxels = _distinct(np.column_stack((nodes, instance))[~ignored.ravel()[place]])
     n_instances = int(instance.max(initial=-1)) + 1
-    touching, sharing = _meetings(nodes, place, instances.shape)
+    touching, sharing = _meetings(nodes, place, instances.shape, {6: 1, 18: 2, 26: 3}[connectivity])
     return ObjectLists(
         source=source,
         voxels=np.bincount(nodes[nodes >= 0], minlength=first[-1]),
@@ -132,14 +134,17 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ordered[starts], np.diff(np.append(starts, len(rows)))
 
 
-def _meetings(nodes: np.ndarray, place: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of components of two sources that are neighbours or share voxels, and of those that share voxels."""
+def _meetings(
+    nodes: np.ndarray, place: np.ndarray, shape: tuple[int, ...], reach: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of components of two sources that are neighbours, up to so many axes apart, and that share voxels."""
     padded = tuple(n + 2 for n in shape)
     flat = np.ravel_multi_index(tuple(axis + 1 for axis in np.unravel_index(place, shape)), padded)
     row = np.full(int(np.prod(padded)), -1, np.int32)
     row[flat] = np.arange(len(flat))
     strides = np.cumprod((1, *padded[:0:-1]))[::-1]
-    offsets = {int(np.dot(step, strides)) for step in product((-1, 0, 1), repeat=len(shape))}
+    steps = [step for step in product((-1, 0, 1), repeat=len(shape)) if np.abs(step).sum() <= reach]
+    offsets = {int(np.dot(step, strides)) for step in steps}
     sharing = _pairs(nodes, nodes)
     found = [sharing]
     for offset in sorted(offset for offset in offsets if offset > 0):

@@ -94,8 +94,9 @@ def _merged(job: Job, reader: BaseReaderWriter, case: str) -> tuple[np.ndarray, 
     del occupied
     image, by_member = _merge(job, {name: model.inside(box) for name, model in models.items()}, spacing)
     image, too_small = _without_small(job, image, spacing)
+    joined = job.plan.connectivity
     rows = [
-        _row(job, case, c, by_member[c.key], too_small[c.key], label_components(c.mask(image))[1])
+        _row(job, case, c, by_member[c.key], too_small[c.key], label_components(c.mask(image), joined)[1])
         for c in job.labels.classes
     ]
     whole = np.zeros(shape, dtype=image.dtype)
@@ -181,7 +182,7 @@ def _hysteresis(
     masks = {}
     for c in classes:
         low, high = job.plan.hysteresis[c.key] or (0.5, 0.5)
-        masks[c.key] = hysteresis(probabilities[c.channel], low, high)
+        masks[c.key] = hysteresis(probabilities[c.channel], low, high, connectivity=job.plan.connectivity)
         if job.labels.regions_order is None:
             masks[c.key] &= (image == 0) | c.mask(image)  # what the model gives to another label stays there
     return masks
@@ -203,6 +204,7 @@ def _merge(
             [member.range for member in members],
             spacing,
             rescue=plan.rescue,
+            connectivity=plan.connectivity,
         )
         place = np.array([0, *(1 + models.index(member.name) for member in members)], dtype=np.uint8)
         claims[c.key], by_member[c.key] = place[merged.claims], merged.by_member
@@ -216,11 +218,12 @@ def _without_small(job: Job, image: np.ndarray, spacing: Sequence[float]) -> tup
     """The image without objects below the smallest volume of their class, and how many of each class were removed."""
     removed = {}
     masks = []
+    joined: dict[str, int] = {"connectivity": job.plan.connectivity}
     for c in job.labels.classes:
         mask, least = c.mask(image), job.plan.min_volume_ml.get(c.key, 0.0)
-        n = len(find_components(mask, spacing).volume_ml) if least > 0 else 0
-        kept = keep_volume_range(mask, least, float("inf"), spacing) if n else mask
-        removed[c.key] = n - label_components(kept)[1] if n else 0
+        n = len(find_components(mask, spacing, **joined).volume_ml) if least > 0 else 0
+        kept = keep_volume_range(mask, least, float("inf"), spacing, **joined) if n else mask
+        removed[c.key] = n - label_components(kept, **joined)[1] if n else 0
         masks.append(kept)
     if not any(removed.values()):
         return image, removed
@@ -240,7 +243,7 @@ def _parts(job: Job, image: np.ndarray, case: str) -> Iterator[tuple[str, np.nda
 
 
 def _numbered(job: Job, labels: np.ndarray, case: str) -> np.ndarray:
-    ids, n = label_components(labels)
+    ids, n = label_components(labels, job.plan.connectivity)
     # nnU-Net's writers have 16 bits for a label, and one of them (2.8.1) has 8.
     most = 255 if job.reader.__name__ == "SimpleITKIOWithReorient" else 65535
     if n > most:

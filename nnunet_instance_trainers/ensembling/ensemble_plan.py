@@ -7,6 +7,7 @@ As a file, which ``fit-ensemble`` writes and ``ensemble --config`` applies::
       "rescue": false,
       "vote": null,
       "gaps": false,
+      "connectivity": 26,
       "classes": {
         "1": {
           "members": [{"name": "A", "low_ml": 0, "high_ml": 0.05}, {"name": "B", "low_ml": 0.05, "high_ml": null}],
@@ -41,7 +42,7 @@ ALL = "*"
 """In place of a class: the same for every class."""
 
 _FORMAT = 1
-_KEYS = {"format", "rescue", "vote", "gaps", "classes", "fit"}
+_KEYS = {"format", "rescue", "vote", "gaps", "connectivity", "classes", "fit"}
 _CLASS_KEYS = {"members", "min_volume_ml", "hysteresis"}
 _MEMBER_KEYS = {"name", "low_ml", "high_ml"}
 
@@ -75,6 +76,7 @@ class EnsemblePlan:
         rescue: whether objects that straddle an edge are kept.
         vote: how many folders of one model must agree; None for more than half of them.
         gaps: whether sizes may be left out.
+        connectivity: 6, 18 or 26 neighbours that join voxels to objects; in 2D 6 stands for 4, the others for 8.
         min_volume_ml: for each class the volume below which objects of the result are removed; 0 where it is not named.
         hysteresis: for each class (low, high): objects are the components of p > low whose peak exceeds high, instead
             of the label image's. Label images where it is not named.
@@ -88,6 +90,7 @@ class EnsemblePlan:
     rescue: bool = False
     vote: int | None = None
     gaps: bool = False
+    connectivity: int = 26
     min_volume_ml: Mapping[str, float] = field(default_factory=dict)
     hysteresis: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
@@ -111,6 +114,8 @@ class EnsemblePlan:
                 raise UserError(f"class {key}: hysteresis must be low and high with 0 < low <= high < 1, got {pair}")
         if self.vote is not None and (type(self.vote) is not int or self.vote < 1):
             raise UserError(f"vote must be a number of folders from 1 on, or null for the majority, got {self.vote}")
+        if self.connectivity not in (6, 18, 26) or type(self.connectivity) is not int:
+            raise UserError(f"connectivity must be 6, 18 or 26, got {self.connectivity}")
         for name in ("rescue", "gaps"):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f"{name} must be true or false, got {getattr(self, name)}")
@@ -149,6 +154,7 @@ class EnsemblePlan:
             "rescue": self.rescue,
             "vote": self.vote,
             "gaps": self.gaps,
+            "connectivity": self.connectivity,
             "classes": {
                 key: {
                     "members": [
@@ -188,6 +194,7 @@ class EnsemblePlan:
                 rescue=content.get("rescue", False),
                 vote=content.get("vote"),
                 gaps=content.get("gaps", False),
+                connectivity=content.get("connectivity", 26),
                 min_volume_ml={key: entry.get("min_volume_ml", 0.0) for key, entry in classes.items()},
                 hysteresis={
                     key: tuple(pair) if isinstance(pair, list) else pair

@@ -6,6 +6,7 @@ Volumes are numbers of voxels times spacing, in mL; a 2D image counts as 1 mm th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -77,8 +78,8 @@ def majority_vote(segmentations: Sequence[np.ndarray], votes: int | None = None)
     return result
 
 
-def hysteresis(probabilities: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The components of p > low whose peak exceeds high, (*S) bool.
+def hysteresis(probabilities: np.ndarray, low: float, high: float, *, connectivity: int = 26) -> np.ndarray:
+    """The components of p > low whose peak exceeds high, (*S) bool; connectivity as in :func:`find_components`.
 
     Limits: with equal thresholds it is p > low.
 
@@ -86,7 +87,7 @@ def hysteresis(probabilities: np.ndarray, low: float, high: float) -> np.ndarray
         >>> hysteresis(np.array([[0.4, 0.7, 0.0, 0.4]]), 0.3, 0.6).tolist()
         [[True, True, False, False]]
     """
-    ids, n = label_components(probabilities > low)
+    ids, n = label_components(probabilities > low, connectivity)
     strong = np.zeros(n + 1, dtype=bool)
     strong[ids[probabilities > high]] = True
     strong[0] = False  # high below low
@@ -114,7 +115,11 @@ def nest_regions(masks: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarr
 
 
 def ensemble_by_volume(
-    members: Sequence[tuple[np.ndarray, Range]], spacing_mm: Sequence[float], *, rescue: bool = False
+    members: Sequence[tuple[np.ndarray, Range]],
+    spacing_mm: Sequence[float],
+    *,
+    rescue: bool = False,
+    connectivity: int = 26,
 ) -> tuple[np.ndarray, dict[int, MemberCounts]]:
     """Each size of object from the member that has its range, merged into one image.
 
@@ -128,6 +133,7 @@ def ensemble_by_volume(
             and high exclusive.
         spacing_mm: of each axis.
         rescue: keep objects that straddle an edge, see :func:`merge_members`.
+        connectivity: of components: 6, 18 or 26 neighbours; in 2D 6 stands for 4, the others for 8.
 
     Returns:
         (*S) like the members, and for each label where its objects came from; a mask has label 1.
@@ -143,9 +149,9 @@ def ensemble_by_volume(
     images, ranges = [np.asarray(image) for image, _ in members], [range_ for _, range_ in members]
     check_shapes(images)
     labels = sorted({int(label) for image in images for label in np.unique(image)} - {0})
+    options: dict[str, Any] = {"rescue": rescue, "connectivity": connectivity}
     merged = {
-        label: merge_members([image == label for image in images], ranges, spacing_mm, rescue=rescue)
-        for label in labels
+        label: merge_members([image == label for image in images], ranges, spacing_mm, **options) for label in labels
     }
     result = combine_classes({label: part.claims for label, part in merged.items()}, images[0].shape)
     return result.astype(images[0].dtype), {label: part.by_member for label, part in merged.items()}

@@ -30,7 +30,7 @@ def read_plan(options: Namespace) -> tuple[EnsemblePlan, Folders]:
         UserError: options do not go together, or one is odd.
     """
     if options.config is not None:
-        for name in ("vote", "rescue", "gaps", "min_volume_ml", "min_area_mm2"):
+        for name in ("vote", "rescue", "gaps", "connectivity", "min_volume_ml", "min_area_mm2"):
             if getattr(options, name) not in (None, False):
                 raise UserError(f"--{name.replace('_', '-')} is said by the file of --config: leave it away")
         return EnsemblePlan.read(options.config), read_predictions(options.predictions)
@@ -44,7 +44,14 @@ def read_plan(options: Namespace) -> tuple[EnsemblePlan, Folders]:
     least = (options.min_area_mm2 if areas else options.min_volume_ml) or 0.0
     per_ml = MM2_PER_ML if areas else 1.0
     members, folders = read_members(options.member_mm2 if areas else options.member_ml, per_ml=per_ml)
-    plan = EnsemblePlan({ALL: members}, options.rescue, options.vote, options.gaps, min_volume_ml={ALL: least / per_ml})
+    plan = EnsemblePlan(
+        {ALL: members},
+        options.rescue,
+        options.vote,
+        options.gaps,
+        options.connectivity or 26,
+        min_volume_ml={ALL: least / per_ml},
+    )
     return plan, folders
 
 

@@ -51,7 +51,12 @@ class Merged(NamedTuple):
 
 
 def merge_members(
-    masks: Sequence[np.ndarray], ranges: Sequence[Range], spacing_mm: Sequence[float], *, rescue: bool = False
+    masks: Sequence[np.ndarray],
+    ranges: Sequence[Range],
+    spacing_mm: Sequence[float],
+    *,
+    rescue: bool = False,
+    connectivity: int = 26,
 ) -> Merged:
     """The objects of one class: from each member the components in its range.
 
@@ -67,6 +72,7 @@ def merge_members(
         ranges: (low, high) in mL, low inclusive and high exclusive.
         spacing_mm: of each axis.
         rescue: whether to keep what straddles an edge.
+        connectivity: of components: 6, 18 or 26 neighbours; in 2D 6 stands for 4, the others for 8.
 
     Raises:
         ValueError: shapes differ, a range is empty, or ranges overlap.
@@ -74,7 +80,7 @@ def merge_members(
     _check_ranges(ranges)
     check_shapes(masks)
     occupied = np.flatnonzero(_union(masks))
-    ids, volumes = zip(*(_components_at(mask, spacing_mm, occupied) for mask in masks))
+    ids, volumes = zip(*(_components_at(mask, spacing_mm, occupied, connectivity) for mask in masks))
     chosen = [np.append(False, in_range(volume, *range_)) for volume, range_ in zip(volumes, ranges)]
     kept = tuple(int(chosen_here.sum()) for chosen_here in chosen)
     straddling = _Straddling(ids, volumes, ranges, chosen)
@@ -100,9 +106,11 @@ def _union(masks: Sequence[np.ndarray]) -> np.ndarray:
     return union
 
 
-def _components_at(mask: np.ndarray, spacing_mm: Sequence[float], place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _components_at(
+    mask: np.ndarray, spacing_mm: Sequence[float], place: np.ndarray, connectivity: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The ids of components (K,) at some voxels, and the volume of each; the whole image of ids is not kept."""
-    components = find_components(mask, spacing_mm)
+    components = find_components(mask, spacing_mm, connectivity=connectivity)
     return components.ids.ravel()[place], components.volume_ml
 
 

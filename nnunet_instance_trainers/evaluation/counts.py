@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-__all__ = ["DETECTION", "SCORES", "Counts"]
+__all__ = ["CASES", "DETECTION", "SCORES", "Counts"]
 
 DETECTION = (
     "instances",
@@ -19,6 +19,9 @@ DETECTION = (
     "f1",
 )
 """What was found, missed and false, and its ratios; each an attribute of :class:`Counts`."""
+
+CASES = ("cases_with_missed", "cases_all_missed", "cases_with_false", "cases_with_neither")
+"""What a case is, 0 or 1, as the ICI paper (Rachmadi et al. 2023) counts subjects; pooled, the number of such cases."""
 
 SCORES = (
     *DETECTION,
@@ -34,10 +37,15 @@ SCORES = (
     "lesion_dice",
     "lesion_dice_found",
     "dice",
+    "voxel_sensitivity",
+    "voxel_precision",
     "target_ml",
     "predicted_ml",
     "volume_difference_ml",
     "volume_difference_percent",
+    "absolute_volume_difference_ml",
+    "absolute_count_difference",
+    *CASES,
 )
 """The columns of ``cases.csv`` in their order, each an attribute of :class:`Counts`."""
 
@@ -165,6 +173,16 @@ class Counts:
         return _ratio(2 * self.shared_voxels, self.target_voxels + self.predicted_voxels)
 
     @property
+    def voxel_sensitivity(self) -> float:
+        """Share of the target's voxels that are predicted; nan without any."""
+        return _ratio(self.shared_voxels, self.target_voxels)
+
+    @property
+    def voxel_precision(self) -> float:
+        """Share of the predicted voxels that are the target's; nan without any."""
+        return _ratio(self.shared_voxels, self.predicted_voxels)
+
+    @property
     def volume_ratio(self) -> float:
         """Predicted over true volume; nan without true volume."""
         return _ratio(self.predicted_ml, self.target_ml)
@@ -178,6 +196,34 @@ class Counts:
     def volume_difference_percent(self) -> float:
         """The same in per cent of the true volume; nan without true volume."""
         return _ratio(100 * self.volume_difference_ml, self.target_ml)
+
+    @property
+    def absolute_volume_difference_ml(self) -> float:
+        """The difference without its sign."""
+        return abs(self.volume_difference_ml)
+
+    @property
+    def absolute_count_difference(self) -> int:
+        """The same of instances and components: the simple lesion count of ISLES and ATLAS."""
+        return abs(self.instances - self.components)
+
+    @property
+    def cases_with_missed(self) -> int:
+        return int(self.missed > 0)
+
+    @property
+    def cases_all_missed(self) -> int:
+        """Whether there are instances and none is found."""
+        return int(self.missed == self.instances > 0)
+
+    @property
+    def cases_with_false(self) -> int:
+        return int(self.false > 0)
+
+    @property
+    def cases_with_neither(self) -> int:
+        """Whether nothing is missed and nothing false."""
+        return int(self.missed == self.false == 0)
 
     def scores(self, names: Sequence[str] = SCORES) -> dict[str, int | float]:
         """Some scores by name."""

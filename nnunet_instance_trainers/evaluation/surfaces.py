@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -15,9 +16,12 @@ from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes, mesh_surface_area
 
 __all__ = [
-    "SURFACE_SCORES",
+    "AreaDistances",
+    "Distances",
+    "area_distances",
     "area_elements",
     "assd",
+    "border_scores",
     "border_voxels",
     "distances",
     "hd95_area",
@@ -26,13 +30,12 @@ __all__ = [
     "nsd",
     "nsd_area",
     "nsd_mean",
+    "surface_columns",
     "surface_scores",
 ]
 
 Distances = tuple[np.ndarray, np.ndarray]
-
-SURFACE_SCORES = ("hd95_max_mm", "hd95_pooled_mm", "nsd", "assd_mm")
-"""What :func:`surface_scores` gives."""
+AreaDistances = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def border_voxels(mask: np.ndarray, *, axes: Sequence[int] | None = None, corners: bool = False) -> np.ndarray:
@@ -118,6 +121,13 @@ def _nearest(of: np.ndarray, to: np.ndarray) -> np.ndarray:
     return cKDTree(to).query(of)[0]
 
 
+def area_distances(surfaces: Sequence[tuple[np.ndarray, np.ndarray]]) -> AreaDistances:
+    """The same between places of :func:`area_elements`, with the areas (K,) and (L,) that each distance holds for."""
+    (places, areas), (others, other_areas) = surfaces
+    there, back = distances(places, others)
+    return (there, areas), (back, other_areas)
+
+
 def hd95_max(there: np.ndarray, back: np.ndarray) -> float:
     """The larger of both directions' 95th percentiles."""
     return _empty(there, back) or float(max(np.percentile(there, 95), np.percentile(back, 95)))
@@ -128,11 +138,9 @@ def hd95_pooled(there: np.ndarray, back: np.ndarray) -> float:
     return _empty(there, back) or float(np.percentile(np.concatenate((there, back)), 95))
 
 
-def hd95_area(surfaces: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+def hd95_area(there: tuple[np.ndarray, np.ndarray], back: tuple[np.ndarray, np.ndarray]) -> float:
     """The larger of both directions' distances that 95 % of the surface's area stay within."""
-    (places, areas), (others, other_areas) = surfaces
-    there, back = distances(places, others)
-    return _empty(there, back) or max(_weighted_95(there, areas), _weighted_95(back, other_areas))
+    return _empty(there[0], back[0]) or max(_weighted_95(*there), _weighted_95(*back))
 
 
 def _weighted_95(values: np.ndarray, weights: np.ndarray) -> float:
@@ -152,14 +160,12 @@ def nsd_mean(there: np.ndarray, back: np.ndarray, tolerance: float) -> float:
     return float((_within(there, tolerance).mean() + _within(back, tolerance).mean()) / 2)
 
 
-def nsd_area(surfaces: Sequence[tuple[np.ndarray, np.ndarray]], tolerance: float) -> float:
+def nsd_area(there: tuple[np.ndarray, np.ndarray], back: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:
     """The same by area; nan where both are empty."""
-    (places, areas), (others, other_areas) = surfaces
-    there, back = distances(places, others)
-    whole = areas.sum() + other_areas.sum()
+    whole = there[1].sum() + back[1].sum()
     if not whole:
         return np.nan
-    return float((areas[_within(there, tolerance)].sum() + other_areas[_within(back, tolerance)].sum()) / whole)
+    return float(sum(areas[_within(away, tolerance)].sum() for away, areas in (there, back)) / whole)
 
 
 def _within(away: np.ndarray, tolerance: float) -> np.ndarray:
@@ -179,6 +185,21 @@ def _empty(there: np.ndarray, back: np.ndarray) -> float:
     return np.inf if len(there) or len(back) else np.nan
 
 
+def surface_columns(tolerance_mm: float) -> dict[str, Literal["higher", "lower"]]:
+    """What :func:`surface_scores` gives, each with its definition in its name, and what is better.
+
+    Example:
+        >>> list(surface_columns(1.5))
+        ['hd95_max_mm', 'hd95_pooled_mm', 'nsd_at_1.5_mm', 'assd_mm']
+    """
+    return {
+        "hd95_max_mm": "lower",
+        "hd95_pooled_mm": "lower",
+        f"nsd_at_{tolerance_mm:g}_mm": "higher",
+        "assd_mm": "lower",
+    }
+
+
 def surface_scores(
     target: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], tolerance_mm: float
 ) -> dict[str, float]:
@@ -186,9 +207,15 @@ def surface_scores(
 
     Example:
         >>> mask = np.eye(4, dtype=bool)
-        >>> surface_scores(mask, np.roll(mask, 1, axis=1), (1.0, 1.0), 1.0)["nsd"]
+        >>> surface_scores(mask, np.roll(mask, 1, axis=1), (1.0, 1.0), 1.0)["nsd_at_1_mm"]
         0.875
     """
-    there, back = distances(*(border_voxels(mask) * np.asarray(spacing, float) for mask in (target, prediction)))
+    borders = (border_voxels(mask) * np.asarray(spacing, float) for mask in (target, prediction))
+    return border_scores(*borders, tolerance_mm)
+
+
+def border_scores(target: np.ndarray, prediction: np.ndarray, tolerance_mm: float) -> dict[str, float]:
+    """The same of places (K, d) and (L, d) in mm on both borders."""
+    there, back = distances(target, prediction)
     values = (hd95_max(there, back), hd95_pooled(there, back), nsd(there, back, tolerance_mm), assd(there, back))
-    return dict(zip(SURFACE_SCORES, values))
+    return dict(zip(surface_columns(tolerance_mm), values))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -143,6 +144,17 @@ def test_a_sheared_image_names_the_reader_that_takes_it(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(LABELS.T, affine), tmp_path / "a.nii.gz")
     assert '"overwrite_image_reader_writer": "NibabelIO"' in refusal(SimpleITKIO, tmp_path / "a.nii.gz")
     assert (read_labels(NibabelIO(), tmp_path / "a.nii.gz", "a")[0] == LABELS).all()
+
+
+@pytest.mark.parametrize("edge", [np.nan, np.inf])
+def test_a_voxel_has_edges(tmp_path: Path, edge: float) -> None:
+    """nibabel does not mind; 0 and negative numbers it mends, and SimpleITK mends all."""
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(LABELS.T, np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[84:88] = struct.pack("<f", edge)  # along the second axis
+    path.write_bytes(content)
+    assert f"says that a voxel has 1 x {edge} x 1 mm: correct" in refusal(NibabelIO, path)
 
 
 def test_images_may_hold_any_number_but_are_whole(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from nnunet_instance_trainers.ensemble_fitting.cross_validation import LOWS, Mod
 from nnunet_instance_trainers.ensemble_fitting.folder_fit import make_plan
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.evaluation import Rule
 from nnunet_instance_trainers.evaluation.counts import Counts
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate
 
@@ -126,6 +127,34 @@ def test_plain_models_score_as_evaluate_says(root: Root, tmp_path: Path) -> None
         )
 
 
+def test_the_rule_of_a_fit_is_that_of_evaluate_and_of_the_ensemble(root: Root, tmp_path: Path) -> None:
+    """Objects of bars that meet at corners: one with 26 neighbours, each bar for itself with 6."""
+    predicted = [root.validation(trainer, fold) for trainer in ("Small", "Large") for fold in range(FOLDS)]
+    for file in (file for folder in (root.truth, *predicted) for file in folder.iterdir()):
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        _, row, column = np.indices(image.shape)
+        root.write(file, image * ((row + column // 3) % 2))
+    minimum = 2.5 * VOXEL_ML
+    flags = ["--match", "share", "--threshold", "0.3", "--minimum-size", str(minimum), "--score", "f1_iou50"]
+    instances = []
+    for connectivity in (6, 26):
+        root.run(*flags, "--connectivity", str(connectivity))
+        plan = EnsemblePlan.read(root.output)
+        own = {name: plan.fit[name] for name in ("match", "threshold", "minimum_ml")}
+        assert own == {"match": "share", "threshold": 0.3, "minimum_ml": minimum} and plan.connectivity == connectivity
+        estimate = next(one for one in plan.fit["models"] if one["name"] == "Large")
+        together = tmp_path / "Large"
+        for fold in range(FOLDS):
+            shutil.copytree(root.validation("Large", fold), together, dirs_exist_ok=True)
+        rule = Rule("share", 0.3, connectivity, minimum)
+        scored = evaluate(together, root.truth, tmp_path / f"scores_{connectivity}", rule=rule).summary["pooled"]["1"]
+        assert {name: estimate[name] for name in ("f1", "f1_iou50", "dice")} == pytest.approx(
+            {name: scored[name] for name in ("f1", "f1_iou50", "dice")}, nan_ok=True
+        )
+        instances.append(scored["instances"])
+    assert instances[0] > instances[1] > 0
+
+
 def test_each_class_has_its_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "res"))
@@ -205,7 +234,7 @@ def test_images_score_as_lists_say(root: Root, tmp_path: Path, labels: dict, bou
                     root.write(saved, image)
                     np.savez_compressed(f"{str(saved)[:-7]}.npz", probabilities=p)
     models = Models(NAME, "2d", "nnUNetPlans", ("Small", "Large"), tuple(range(FOLDS)))
-    job, fold_of = find_cases(models, None)
+    job, fold_of = find_cases(models, None, 26)
     lists, keys = [list_case(job, case) for case in fold_of], [c.key for c in job.labels.classes]
     space = Space(2, (), lows=LOWS)
     edges = (4 * VOXEL_ML, 16 * VOXEL_ML)
@@ -254,7 +283,7 @@ def test_a_truth_of_tiff_without_its_spacing_takes_that_of_the_predictions(
         for saved in (folder, truth):
             io.write_seg(image, str(saved / f"c{fold}.tif"), {"spacing": (3, 0.5, 0.5)})
         (truth / f"c{fold}.json").unlink()
-    job, fold_of = find_cases(models, None)
+    job, fold_of = find_cases(models, None, 26)
     assert [list_case(job, case)[0].volumes_ml.tolist() for case in fold_of] == [[30 * 0.75 / 1000] * 2] * 3
     (truth / "c0.json").write_text(json.dumps({"spacing": (1, 1, 1)}))
     with pytest.raises(UserError, match="spacing: 0.5 x 0.5 x 3 against 1 x 1 x 1"):
@@ -316,6 +345,7 @@ def test_bad_input_ends_with_one_line_and_no_file(root: Root, spoil, line: str) 
 @pytest.mark.parametrize(("flags", "line"), [
     (["--score", "missed"], "--score must be one of f1, f1_dice, .*, got 'missed'"),
     (["--max-bins", "0"], "--max-bins must be at least 1, got 0"),
+    (["--minimum-size", "-1"], "--minimum-size must be 0 mL or more, got -1"),
     (["--threshold", "0"], "--threshold must be above 0 and at most 1, got 0"),
     (["-f", "0", "0"], "-f has 0 twice"),
     (["--trainers", "A", "A"], "--trainers has A twice"),

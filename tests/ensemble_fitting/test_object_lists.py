@@ -26,14 +26,14 @@ def drawn(shape: tuple[int, ...], seed: int, n_sources: int = 3) -> tuple[np.nda
     return boxes(shape, 6, seed), [boxes(shape, 6, 100 * seed + k + 1) > 0 for k in range(n_sources)]
 
 
-def merged(masks: list[np.ndarray], choice: Choice) -> np.ndarray:
+def merged(masks: list[np.ndarray], choice: Choice, connectivity: int = 26) -> np.ndarray:
     """The plain way: keep components by volume, unite, drop what is small."""
     result = np.zeros(masks[0].shape, bool)
     for source, low, high in choice.ranges():
-        ids, _ = label_components(masks[source])
+        ids, _ = label_components(masks[source], connectivity)
         volume = np.bincount(ids.ravel())[ids] * VOXEL_ML
         result |= (ids > 0) & (volume >= low) & (volume < high)
-    ids, _ = label_components(result)
+    ids, _ = label_components(result, connectivity)
     return (ids > 0) & (np.bincount(ids.ravel())[ids] * VOXEL_ML >= choice.min_volume_ml)
 
 
@@ -52,6 +52,34 @@ def test_lists_count_what_the_image_counts(shape: tuple[int, ...], rule: Rule, c
         got = count_choice(list_objects(target, masks, voxel_ml=VOXEL_ML), choice, rule)
         expected = detect(target, merged(masks, choice), rule=rule, voxel_ml=VOXEL_ML).counts
         assert got.scores() == pytest.approx(expected.scores(), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("greedy", 0.2),
+        Rule("share", 0.4),
+        Rule(connectivity=6),
+        Rule(connectivity=18),
+        Rule("iou", 0.2, 6, minimum_ml=0.75),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(9, 8), (1, 9, 8), (5, 6, 7)], ids=str)
+def test_lists_count_as_the_image_under_every_rule(shape: tuple[int, ...], rule: Rule) -> None:
+    """Specks, so that it matters which neighbours are joined."""
+    choice, differing = Choice((0, 1), (1.0,), min_volume_ml=0.5), False
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        target, *masks = (random.random((3, *shape)) < 0.3).astype(int)
+        target = label_components(target, rule.connectivity)[0]
+        lists = list_objects(target, masks, voxel_ml=VOXEL_ML, connectivity=rule.connectivity)
+        image = merged(masks, choice, rule.connectivity)
+        got = count_choice(lists, choice, rule).scores()
+        expected = detect(target, image, rule=rule, voxel_ml=VOXEL_ML).counts
+        assert got == pytest.approx(expected.scores(), nan_ok=True)
+        differing |= got != pytest.approx(detect(target, image, voxel_ml=VOXEL_ML).counts.scores(), nan_ok=True)
+    assert differing or (rule.connectivity == 18 and len(shape) - (shape[0] == 1) == 2)
 
 
 @pytest.mark.parametrize(

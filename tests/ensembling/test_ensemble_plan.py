@@ -15,6 +15,7 @@ PLAN = EnsemblePlan(
     members={"1": [Member("A", 0, 0.05), Member("B", 0.05)], "(1, 2)": [Member("B", 0, 0.2), Member("C", 0.2)]},
     rescue=True,
     vote=3,
+    connectivity=18,
     min_volume_ml={"1": 0.01},
     hysteresis={"(1, 2)": (0.2, 0.6)},
     fit={"score": 0.7},
@@ -26,6 +27,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     read = EnsemblePlan.read(tmp_path / "plan.json")
     assert read.members == PLAN.members
     assert (read.rescue, read.vote, read.gaps, read.fit) == (True, 3, False, {"score": 0.7})
+    assert read.connectivity == 18 and EnsemblePlan(PLAN.members).connectivity == 26
     assert (read.min_volume_ml, read.hysteresis) == ({"1": 0.01, "(1, 2)": 0.0}, {"(1, 2)": (0.2, 0.6)})
     assert read.to_json() == PLAN.to_json()
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
@@ -99,6 +101,8 @@ ODD = {
     "hysteresis as number": (in_class(hysteresis=0.6), "hysteresis must be low and high"),
     "vote of none": (lambda c: c.update(vote=0), "vote must be a number of folders from 1 on"),
     "vote of half": (lambda c: c.update(vote=0.5), "vote must be a number of folders"),
+    "another connectivity": (lambda c: c.update(connectivity=8), "connectivity must be 6, 18 or 26, got 8"),
+    "connectivity as text": (lambda c: c.update(connectivity="6"), "connectivity must be 6, 18 or 26, got 6"),
     "rescue as text": (lambda c: c.update(rescue="no"), "rescue must be true or false, got no"),
 }
 

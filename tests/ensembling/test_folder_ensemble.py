@@ -139,6 +139,37 @@ def test_labels_are_merged_as_the_function_does(folders: Folders, rescue: bool) 
     assert sum(row["straddling"] for row in rows) > 0
 
 
+def test_connectivity_reaches_every_step(folders: Folders) -> None:
+    images = {(model, case): image_of(model, case) for case in CASES for model in "AB"}
+    for case in CASES:
+        for model, folder in folders.folders.items():
+            images[model, case][-1, [9, 10, 11], [5, 6, 7]] = 2  # three voxels that meet at edges
+            write(folder / f"{case}.nii.gz", images[model, case])
+            np.savez(folder / f"{case}.npz", probabilities=probabilities(case, model))
+    members, joined, least, differing = PLAN.members["*"], {"connectivity": 6}, 3 * VOXEL_ML, 0
+    plan = EnsemblePlan(
+        {"1": members, "2": members}, **joined, min_volume_ml={"1": least, "2": least}, hysteresis={"1": (0.45, 0.9)}
+    )
+    rows = {(row["case"], row["class"]): row for row in folders.ensemble(plan, instances=True)}
+    for case in CASES:
+        cleaned = []
+        for model in "AB":
+            image = images[model, case]
+            mask = hysteresis(probabilities(case, model)[1], 0.45, 0.9, **joined) & (image != 2)
+            cleaned.append(np.where(mask, 1, np.where(image == 2, 2, 0)))
+        merged = ensemble_by_volume([(image, r) for image, r in zip(cleaned, RANGES)], SPACING, **joined)[0]
+        expected = keep_volume_range(merged, least, inf, SPACING, **joined)
+        assert (folders.result(case) == expected).all()
+        ids = folders.result(case, folder=folders.output / "instances")
+        assert (ids == label_components(expected, **joined)[0]).all()
+        for label, name in ((1, "lesion"), (2, "organ")):
+            before, after = (label_components(image == label, **joined)[1] for image in (merged, expected))
+            row = rows[case, name]
+            assert (row["objects"], row["too_small"]) == (after, before - after)
+            differing += before != label_components(merged == label)[1]
+    assert differing >= len(CASES)
+
+
 def test_what_is_returned_is_in_the_table(folders: Folders) -> None:
     rows = folders.ensemble()
     with open(folders.output / "ensemble.csv", newline="") as stream:
@@ -699,11 +730,12 @@ def test_the_command_does_as_the_function(folders: Folders, capsys: pytest.Captu
 
 
 def test_all_options_reach_the_plan(folders: Folders) -> None:
-    more = ["--rescue", "--gaps", "--vote", "2", "--min-volume-ml", "0.01", "--instances"]
+    more = ["--rescue", "--gaps", "--vote", "2", "--min-volume-ml", "0.01", "--connectivity", "6", "--instances"]
     cli.main(["ensemble", "-m", f"{folders.root}/A:0-0.02", "-m", f"{folders.root}/B:0.03-", *out(folders), *more])
     settings = json.loads((folders.output / "ensemble.json").read_text())
     plan = settings["plan"]
     assert (plan["rescue"], plan["gaps"], plan["vote"], settings["instances"]) == (True, True, 2, True)
+    assert plan["connectivity"] == 6
     assert [entry["min_volume_ml"] for entry in plan["classes"].values()] == [0.01, 0.01]
 
 

@@ -84,6 +84,24 @@ def test_areas_in_2d() -> None:
     assert (keep_volume_range(image, 0.004, inf, (0.5, 0.8)) == keep_area_range(image, 4, inf, (0.5, 0.8))).all()
 
 
+def test_connectivity_says_which_voxels_are_one_object() -> None:
+    steps = np.zeros((3, 5, 5), bool)
+    steps[0, 0, :2], steps[0, 1, 2], steps[1, 2, 3] = True, True, True  # joined by an edge, then by a corner
+    voxels = [1000 * find_components(steps, (1, 1, 1), connectivity=c).volume_ml for c in (6, 18, 26)]
+    assert [own.tolist() for own in voxels] == [[2, 1, 1], [3, 1], [4]]
+    small, empty = (0, 0.0025), np.zeros_like(steps)
+    for connectivity, left in ((6, 4), (18, 1), (26, 0)):
+        assert keep_volume_range(steps, *small, (1, 1, 1), connectivity=connectivity).sum() == left
+        members = [(steps, small), (empty, (0.0025, inf))]
+        merged, by_member = ensemble_by_volume(members, (1, 1, 1), connectivity=connectivity)
+        assert merged.sum() == left and by_member[1].kept[1] == 0
+        strong = np.where(steps, 0.4, 0.0)
+        strong[0, 0, 0] = 0.9
+        assert hysteresis(strong, 0.3, 0.8, connectivity=connectivity).sum() == {6: 2, 18: 3, 26: 4}[connectivity]
+    assert keep_area_range(steps[0], 0, 2.5, (1, 1), connectivity=6).sum() == 3
+    assert keep_area_range(steps[0], 0, 2.5, (1, 1), connectivity=18).sum() == 0  # 8 neighbours in 2D
+
+
 def test_what_is_kept_keeps_its_labels_and_type() -> None:
     image = np.array([[3, 3, 0, 3, 0, 2, 2]], dtype=np.uint8)
     kept = keep_volume_range(image, 0.002, inf, (1, 1))

@@ -6,6 +6,7 @@ from math import isnan, nan
 import pytest
 
 from nnunet_instance_trainers.evaluation import SCORES, Counts
+from nnunet_instance_trainers.evaluation.counts import CASES
 
 COUNTS = Counts(
     instances=8,
@@ -51,10 +52,18 @@ def test_ratios_of_counts_off_the_symmetric_case() -> None:
             "lesion_dice": 1.4 / 8,
             "lesion_dice_found": 1.4 / 2,
             "dice": 60 / 150,
+            "voxel_sensitivity": 30 / 100,
+            "voxel_precision": 30 / 50,
             "target_ml": 0.4,
             "predicted_ml": 0.1,
             "volume_difference_ml": -0.3,
             "volume_difference_percent": -75,
+            "absolute_volume_difference_ml": 0.3,
+            "absolute_count_difference": 3,
+            "cases_with_missed": 1,
+            "cases_all_missed": 0,
+            "cases_with_false": 1,
+            "cases_with_neither": 0,
         }
     )
 
@@ -70,6 +79,21 @@ def test_counts_add_up_field_by_field() -> None:
         {name: value + asdict(other)[name] for name, value in asdict(COUNTS).items()}
     )
     assert COUNTS + Counts() == COUNTS
+
+
+@pytest.mark.parametrize(
+    ("instances", "found", "components", "hits", "kinds"),
+    [
+        (0, 0, 0, 0, [0, 0, 0, 1]),  # nothing to miss, nothing false
+        (0, 0, 2, 0, [0, 0, 1, 0]),
+        (2, 0, 0, 0, [1, 1, 0, 0]),
+        (2, 1, 1, 1, [1, 0, 0, 0]),
+        (2, 2, 1, 1, [0, 0, 0, 1]),
+    ],
+)
+def test_kinds_of_cases(instances: int, found: int, components: int, hits: int, kinds: list[int]) -> None:
+    own = Counts(instances=instances, found=found, components=components, hits=hits)
+    assert list(own.scores(CASES).values()) == kinds
 
 
 @pytest.mark.parametrize(

@@ -371,21 +371,6 @@ def test_a_mask_of_another_shape_is_refused(valid: np.ndarray) -> None:
         detect(EMPTY, EMPTY, valid=valid)
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"match": "IoU"}, "match must be one of overlap, iou, dice, greedy, share, got 'IoU'"),
-        ({"match": "iou", "threshold": 0}, "threshold must be above 0 and at most 1, got 0"),
-        ({"match": "dice", "threshold": 1.1}, "threshold must be above 0 and at most 1, got 1.1"),
-        ({"connectivity": 8}, "connectivity must be 6, 18 or 26, got 8"),
-        ({"minimum_ml": -1}, "minimum_ml must be 0 or more, got -1"),
-    ],
-)
-def test_a_rule_that_means_nothing_is_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Rule(**options)
-
-
 def test_connectivity_of_the_prediction():
     target, prediction = np.zeros((2, 2, 3), int), np.zeros((2, 2, 3), bool)
     prediction[0, 0, 0] = prediction[0, 1, 1] = prediction[1, 0, 2] = True  # by edge, then by corner
@@ -415,9 +400,3 @@ def test_share_of_the_target_that_components_cover_together():
     for threshold, found, hits in ((0.25, 2, 3), (0.5, 1, 2), (0.51, 0, 0)):
         counts = detect(target, prediction, rule=Rule("share", threshold)).counts
         assert (counts.found, counts.hits) == (found, hits)
-
-
-def test_rule_comes_back_from_the_settings_of_a_summary():
-    rule = Rule("share", 0.3, connectivity=6, minimum_ml=0.01)
-    assert Rule.of({**rule.settings(), "bins_ml": [1]}) == rule
-    assert Rule().settings() == {"match": "overlap", "threshold": 0.5}

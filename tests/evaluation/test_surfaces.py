@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from nnunet_instance_trainers.evaluation.surfaces import (
     _areas,
+    area_distances,
     area_elements,
     assd,
     border_voxels,
@@ -53,7 +54,7 @@ def test_definitions_of_hd95_differ() -> None:
     assert hd95_pooled(there, back) == 0
     places = np.arange(20.0)[:, None]
     weights = np.where(np.arange(20) == 19, 40.0, 1.0)  # the far place has most of the area
-    assert hd95_area([(places, weights), (places[:10], np.ones(10))]) == 10
+    assert hd95_area(*area_distances([(places, weights), (places[:10], np.ones(10))])) == 10
 
 
 def test_nsd_pools_voxels_or_averages_directions() -> None:
@@ -72,7 +73,7 @@ def test_a_distance_of_the_tolerance_is_within_it_whatever_rounding() -> None:
 def test_empty_masks() -> None:
     full, empty = np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
     one = surface_scores(full, empty, (1.0, 1.0, 1.0), 1.0)
-    assert one == {"hd95_max_mm": inf, "hd95_pooled_mm": inf, "nsd": 0.0, "assd_mm": inf}
+    assert one == {"hd95_max_mm": inf, "hd95_pooled_mm": inf, "nsd_at_1_mm": 0.0, "assd_mm": inf}
     assert all(isnan(value) for value in surface_scores(empty, empty, (1.0, 1.0, 1.0), 1.0).values())
 
 
@@ -80,4 +81,4 @@ def test_distances_are_in_mm() -> None:
     mask = np.zeros((5, 5, 5), bool)
     mask[1, 2, 2] = True
     scores = surface_scores(mask, np.roll(mask, 2, axis=0), (3.0, 1.0, 1.0), 5.9)
-    assert scores == {"hd95_max_mm": 6, "hd95_pooled_mm": 6, "nsd": 0, "assd_mm": 6}
+    assert scores == {"hd95_max_mm": 6, "hd95_pooled_mm": 6, "nsd_at_5.9_mm": 0, "assd_mm": 6}

@@ -58,6 +58,10 @@ def brats2026_tasks(pair: MaskPair) -> Scores:
 
 def panoptica_lesions(pair: MaskPair, spacing: Sequence[float]) -> list[Row | None]:
     """Dice, HD95 and NSD of each target lesion with its partner; None for one without."""
+    return pair.once(("lesions", *spacing), lambda: _lesions(pair, spacing))
+
+
+def _lesions(pair: MaskPair, spacing: Sequence[float]) -> list[Row | None]:
     objects = pair.objects(26)
     p = objects.pairs
     rows: list[Row | None] = [None] * objects.n[0]
@@ -85,7 +89,7 @@ def _whole(pair: MaskPair, spacing: Sequence[float] = (1.0, 1.0, 1.0), tolerance
     if not target or not prediction:
         values = (nan, nan, nan) if target == prediction else (0.0, 0.0, _PENALTY)
         return dict(zip(_GLOBAL, values))
-    away = distances(*(border_voxels(mask) * np.asarray(spacing) for mask in (pair.target, pair.prediction)))
+    away = pair.distances(spacing)
     return dict(zip(_GLOBAL, (pair.dice, nsd_mean(*away, tolerance), hd95_pooled(*away))))
 
 

@@ -8,7 +8,9 @@ from typing import Literal
 
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair
 
-__all__ = ["Challenge", "Score", "Scores"]
+__all__ = ["GITHUB", "Challenge", "Score", "Scores"]
+
+GITHUB = "https://github.com/"
 
 Scores = dict[str, float]
 Score = Callable[[MaskPair], Scores]
@@ -32,7 +34,7 @@ class Challenge:
         region_score: of regions that are not scored as the others.
         masked: labels of the ground truth where nothing counts.
         pool: official scores of columns summed over all cases; None for means over cases.
-        maps: whether instance maps can take the place of components.
+        maps: whether instance maps can take the place of components; "needed" where those of the target must.
         quirks: of the official code, which are reproduced.
     """
 
@@ -51,7 +53,7 @@ class Challenge:
     region_score: Mapping[str, Score] = field(default_factory=dict)
     masked: tuple[int, ...] = ()
     pool: Callable[[Scores], Scores] | None = None
-    maps: bool = True
+    maps: Literal["taken", "needed", "refused"] = "taken"
     quirks: tuple[str, ...] = ()
 
     def score_region(self, region: str, pair: MaskPair) -> Scores:

@@ -34,7 +34,7 @@ from nnunet_instance_trainers.evaluation.challenges.results import (
     write_result,
 )
 from nnunet_instance_trainers.evaluation.scoring.case_scores import read_instances
-from nnunet_instance_trainers.evaluation.scoring.folder_scores import find_cases, find_dataset
+from nnunet_instance_trainers.evaluation.scoring.folder_cases import find_cases, find_dataset
 
 __all__ = ["score_folder"]
 
@@ -94,8 +94,10 @@ def score_folder(
         UserError: there is no such challenge, the folders do not fit each other, or a case cannot be scored.
     """
     challenge = find_challenge(name)
-    if not challenge.maps and (instances or predicted_instances):
+    if challenge.maps == "refused" and (instances or predicted_instances):
         raise UserError(f"{name} makes its own objects by dilation: leave --instances away")
+    if challenge.maps == "needed" and instances is None:
+        raise UserError(f"{name} scores instance maps: give those of the ground truth with --instances")
     check_challenge_output(output)
     file, dataset = find_dataset(predictions, ground_truth, dataset_json)
     ending = dataset["file_ending"]

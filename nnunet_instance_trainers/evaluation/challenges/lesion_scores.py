@@ -14,7 +14,6 @@ from scipy.spatial import cKDTree
 
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair, Objects
 from nnunet_instance_trainers.evaluation.detection import Pairs
-from nnunet_instance_trainers.evaluation.surfaces import border_voxels, distances
 from nnunet_instance_trainers.instances.matching import match_greedily
 
 __all__ = ["autopet", "isles22", "isles24", "msseg", "valdo_microbleeds", "valdo_pvs"]
@@ -142,12 +141,10 @@ def _valdo(
 def msseg(pair: MaskPair, *, connectivity: int, minimum_mm3: float) -> Scores:
     """Voxel scores of all voxels; lesion scores of lesions that are large enough, by shares of their voxels."""
     least = int(minimum_mm3 / pair.voxel_mm3) + 1
-    images = (pair.objects(connectivity).target, pair.objects(connectivity).prediction)
-    kept = Objects.of(*(_at_least(ids, least) for ids in images))
-    p = kept.pairs
+    p = pair.objects(connectivity).pairs.at_least(least)
     target, prediction, both = pair.voxels
     tested = {
-        "NbTestedLesions": float(kept.n[1]),
+        "NbTestedLesions": float(len(p.component_voxels)),
         "VolTestedLesions": float(p.component_voxels.sum() * pair.voxel_mm3),
     }
     if not target:
@@ -178,10 +175,6 @@ _MSSEG = (
 _COVERED, _WALKED, _OUTSIDE = 0.1, 0.65, 0.7
 
 
-def _at_least(ids: np.ndarray, voxels: int) -> np.ndarray:
-    return np.where(np.bincount(ids.ravel())[ids] >= voxels, ids, 0)
-
-
 def _share_found(p: Pairs) -> float:
     """The share of instances that are covered, by components that mostly lie in instances."""
     n, m = len(p.instance_voxels), len(p.component_voxels)
@@ -208,9 +201,8 @@ def _distances(pair: MaskPair) -> tuple[float, float]:
     """ITK's Hausdorff distance between all voxels, and the larger mean distance between borders."""
     if not pair.voxels[1]:
         return nan, nan
-    borders = [border_voxels(mask) for mask in (pair.target, pair.prediction)]
-    there, back = distances(*(border * np.asarray(pair.spacing) for border in borders))
+    there, back = pair.distances(pair.spacing)
     # A border voxel inside the other mask is at no distance from that mask's voxels.
-    outside = [~mask[tuple(border.T)] for mask, border in zip((pair.prediction, pair.target), borders)]
+    outside = [~mask[tuple(border.T)] for mask, border in zip((pair.prediction, pair.target), pair.borders)]
     hausdorff = max(float((away * beyond).max()) for away, beyond in zip((there, back), outside))
     return hausdorff, float(max(there.mean(), back.mean()))

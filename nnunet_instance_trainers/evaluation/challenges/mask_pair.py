@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nnunet_instance_trainers.data.label_folders import box_around
 from nnunet_instance_trainers.evaluation.detection import Pairs
+from nnunet_instance_trainers.evaluation.surfaces import (
+    AreaDistances,
+    Distances,
+    area_distances,
+    area_elements,
+    border_voxels,
+    distances,
+)
 from nnunet_instance_trainers.instances import label_components, renumber
 
 __all__ = ["Ids", "MaskPair", "Objects"]
 
 Ids = tuple["np.ndarray | None", "np.ndarray | None"]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ class MaskPair:
     spacing: tuple[float, ...]
     shape: tuple[int, ...]
     ids: Ids = (None, None)
-    _tables: dict[int, Objects] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -101,13 +111,34 @@ class MaskPair:
         target, prediction, both = self.voxels
         return 2 * both / (target + prediction) if target + prediction else np.nan
 
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make`` gives, made at the first call with this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def objects(self, connectivity: int) -> Objects:
         """Components of 6, 18 or 26 neighbours, or the given ids."""
-        if connectivity not in self._tables:
-            masks = self.target, self.prediction
-            images = (
-                label_components(mask, connectivity)[0] if ids is None else np.where(mask, ids, 0)
-                for mask, ids in zip(masks, self.ids)
-            )
-            self._tables[connectivity] = Objects.of(*images)
-        return self._tables[connectivity]
+        return self.once(("objects", connectivity), lambda: Objects.of(*self._images(connectivity)))
+
+    def _images(self, connectivity: int) -> list[np.ndarray]:
+        return [
+            label_components(mask, connectivity)[0] if ids is None else np.where(mask, ids, 0)
+            for mask, ids in zip((self.target, self.prediction), self.ids)
+        ]
+
+    @cached_property
+    def borders(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the voxels of target and prediction that have a face to the outside."""
+        return border_voxels(self.target), border_voxels(self.prediction)
+
+    def distances(self, spacing: Sequence[float]) -> Distances:
+        """From one border to the other and back."""
+        scale = np.asarray(spacing, float)
+        return self.once(("distances", *spacing), lambda: distances(*(border * scale for border in self.borders)))
+
+    @cached_property
+    def area_distances(self) -> AreaDistances:
+        """Those between elements of area, in mm."""
+        # Slices last, as official code reads them: the surface of a few neighbourhoods depends on the axes' order.
+        return area_distances([area_elements(m.T, self.spacing[::-1]) for m in (self.target, self.prediction)])

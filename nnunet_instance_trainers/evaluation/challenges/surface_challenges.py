@@ -7,7 +7,7 @@ from math import nan
 import numpy as np
 
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair
-from nnunet_instance_trainers.evaluation.surfaces import area_elements, border_voxels, distances, hd95_max, nsd_area
+from nnunet_instance_trainers.evaluation.surfaces import border_voxels, distances, hd95_max, nsd_area
 
 __all__ = ["kits", "wmh2017"]
 
@@ -40,6 +40,4 @@ def kits(pair: MaskPair, *, tolerance_mm: float) -> Scores:
     target, prediction, _ = pair.voxels
     if not target or not prediction:
         return dict.fromkeys(("dice", "surface_dice"), float(target == prediction))
-    # Slices last, as the official code reads them: the surface of a few neighbourhoods depends on the axes' order.
-    surfaces = [area_elements(mask.T, pair.spacing[::-1]) for mask in (pair.target, pair.prediction)]
-    return {"dice": pair.dice, "surface_dice": nsd_area(surfaces, tolerance_mm)}
+    return {"dice": pair.dice, "surface_dice": nsd_area(*pair.area_distances, tolerance_mm)}

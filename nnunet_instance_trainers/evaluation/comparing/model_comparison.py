@@ -14,8 +14,19 @@ from nnunet_instance_trainers.errors import writing
 from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, holm, mean_ranks, paired_p
 from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
+from nnunet_instance_trainers.evaluation.surfaces import surface_columns
 
-__all__ = ["ALL_CLASSES", "PAPER_SCORES", "SCORES", "Pair", "Score", "Table", "compare", "write_comparison"]
+__all__ = [
+    "ALL_CLASSES",
+    "PAPER_SCORES",
+    "SCORES",
+    "Pair",
+    "Score",
+    "Table",
+    "compare",
+    "scores_of",
+    "write_comparison",
+]
 
 ALL_CLASSES = "all classes"
 
@@ -56,6 +67,13 @@ SCORES = (
     Score("false", "instance", "lower", kind="count"),
     Score("pq_dice", ""),
     Score("pq_iou", ""),
+    Score("voxel_sensitivity", ""),
+    Score("voxel_precision", ""),
+    Score("absolute_count_difference", "", "lower", kind="count"),
+    Score("cases_with_missed", "", "lower"),
+    Score("cases_all_missed", "", "lower"),
+    Score("cases_with_false", "", "lower"),
+    Score("cases_with_neither", ""),
 )
 
 
@@ -124,6 +142,15 @@ class Table:
     def counted(self, score: str) -> int:
         """The number of cases in which every model has a value."""
         return int((~np.isnan(self.values[score][0])).sum())
+
+
+def scores_of(models: Sequence[Evaluation], scores: Sequence[Score] = SCORES) -> tuple[Score, ...]:
+    """Some scores, and beside them the surface scores that all models have at one tolerance."""
+    tolerances = {model.summary["settings"].get("surfaces_mm") for model in models}
+    tolerance = tolerances.pop()
+    if tolerance is None or tolerances:
+        return tuple(scores)
+    return (*scores, *(Score(name, "", better) for name, better in surface_columns(tolerance).items()))
 
 
 def compare(

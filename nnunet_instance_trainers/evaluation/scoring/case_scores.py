@@ -25,6 +25,7 @@ from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.evaluation.object_surfaces import class_surfaces, instance_surfaces
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
@@ -49,6 +50,7 @@ class Job:
         rule: when an instance is found.
         bins_ml: edges of the size bins.
         froc: probability from which on voxels are candidates; None for no FROC.
+        surfaces_mm: tolerance of the surface Dice; None for no surface scores.
     """
 
     predictions: Path
@@ -63,11 +65,12 @@ class Job:
     rule: Rule
     bins_ml: tuple[float, ...]
     froc: float | None
+    surfaces_mm: float | None
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What is kept of a case: per class counts in all and by size, rows of objects, candidates for FROC.
+    """What is kept of a case: per class counts in all and by size, surface scores, rows of objects, FROC's candidates.
 
     Attributes:
         digests: of the files that were read, "reference", "prediction" and, with maps, "instances".
@@ -76,6 +79,7 @@ class CaseResult:
     digests: dict[str, str]
     counts: list[Counts] = field(default_factory=list)
     by_size: list[list[Counts]] = field(default_factory=list)
+    surfaces: list[dict[str, float]] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidates] = field(default_factory=list)
 
@@ -109,10 +113,17 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         mask, inside = mask[box], None if valid is None else valid[box]
         has_ids = annotated is not None and evaluated.name in job.instance_classes
         instances = annotated[box] if has_ids else None
-        detection = detect(instances, predicted[box], within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        predicted = predicted[box]
+        detection = detect(instances, predicted, within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
-        result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
+        rows = list(_objects(case, evaluated.name, detection, job.bins_ml))
+        if job.surfaces_mm is not None:
+            pair = (mask, predicted) if inside is None else (mask & inside, predicted & inside)
+            result.surfaces.append(class_surfaces(*pair, geometry["spacing"], job.surfaces_mm))
+            for row, scores in zip(rows, instance_surfaces(detection, geometry["spacing"], job.surfaces_mm)):
+                row |= scores
+        result.objects.extend(rows)
         if p is not None and job.froc is not None:
             result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
     return result

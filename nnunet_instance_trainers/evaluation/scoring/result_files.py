@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.text_files import read_json, read_table
 from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
+from nnunet_instance_trainers.evaluation.surfaces import surface_columns
 
 __all__ = ["Evaluation", "bin_names", "check_output", "read_evaluation", "write_evaluation"]
 
@@ -100,9 +101,12 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _SUMMARY).unlink(missing_ok=True)
         (folder / "froc.csv").unlink(missing_ok=True)
+    tolerance = evaluation.summary["settings"].get("surfaces_mm")
+    distances = () if tolerance is None else surface_columns(tolerance)
     for name in ("cases", "sizes", "objects", *(["froc"] if "froc" in evaluation.summary else [])):
         rows = getattr(evaluation, name)
-        write_table(folder / f"{name}.csv", rows, _COLUMNS.get(name) or tuple(rows[0]))
+        columns = (*_COLUMNS.get(name, rows and rows[0]), *(distances if name == "objects" else ()))
+        write_table(folder / f"{name}.csv", rows, columns)
     with write_atomically(folder / _SUMMARY) as temporary:
         temporary.write_text(json.dumps(evaluation.summary, indent=4), encoding="utf-8")
 

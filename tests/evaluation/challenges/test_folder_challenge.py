@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gzip
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -93,11 +97,6 @@ def test_regions_of_the_challenge_replace_those_of_the_dataset(tmp_path: Path) -
     assert dice["kidney_and_mass"] == dice["tumor"] == 1 and dice["mass"] == pytest.approx(12 / 13)
 
 
-def test_labels_that_a_challenge_needs_are_asked_for(folders: Folders) -> None:
-    with pytest.raises(UserError, match="no label 2, which kits23 scores"):
-        folders.score("kits23")
-
-
 def test_wmh2017_masks_label_2(tmp_path: Path) -> None:
     folders = Folders(tmp_path, {"background": 0, "WMH": 1})
     target = np.zeros(SHAPE, int)
@@ -119,15 +118,113 @@ def test_instance_maps_take_the_place_of_components(folders: Folders) -> None:
     assert expected["absolute_lesion_difference"] != plain
     own = folders.score("isles22", instances=folders.maps).rows[0]
     assert own["absolute_lesion_difference"] == expected["absolute_lesion_difference"]
-    with pytest.raises(UserError, match="makes its own objects"):
-        folders.score("brats-lesionwise-2023-met", instances=folders.maps)
 
 
-def test_bad_input_is_one_line_and_nothing_is_written(folders: Folders) -> None:
-    (folders.predictions / "a.nii.gz").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"a\.nii\.gz"):
-        folders.score("isles22")
-    assert not folders.output.exists()
+def rewritten(where: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Folders], None]:
+    """Case b with another image."""
+
+    def spoil(f: Folders) -> None:
+        file = getattr(f, where) / "b.nii.gz"
+        f.write(file.parent, "b", change(sitk.GetArrayFromImage(sitk.ReadImage(str(file))).astype(int)))
+
+    return spoil
+
+
+def without(where: str, *cases: str) -> Callable[[Folders], None]:
+    return lambda f: [(getattr(f, where) / f"{case}.nii.gz").unlink() for case in cases] and None
+
+
+def without_spacing(f: Folders) -> None:
+    """As nibabel reads it; of SimpleITK's mending nothing is left to see."""
+    for folder in (f.truth, f.predictions):
+        image = nibabel.load(folder / "b.nii.gz")
+        data = bytearray(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine).to_bytes())
+        data[84:88] = struct.pack("<f", np.nan)
+        (folder / "b.nii.gz").write_bytes(gzip.compress(bytes(data)))
+    file = f.truth.parent / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"overwrite_image_reader_writer": "NibabelIO"}))
+
+
+def evaluated(f: Folders) -> None:
+    f.output.mkdir()
+    (f.output / "summary.json").write_text("{}")
+
+
+def nothing(f: Folders) -> None:
+    """The options are bad enough."""
+
+
+BAD = {
+    "unreadable": (lambda f: (f.predictions / "b.nii.gz").write_bytes(b"no image"), "isles22", [], "cannot read {p}/b"),
+    "shape": (
+        rewritten("predictions", lambda a: a[1:]),
+        "isles22",
+        [],
+        "in size: 9 x 12 x 6 against 9 x 12 x 7 voxels",
+    ),
+    "label": (rewritten("predictions", lambda a: 7 * a), "isles22", [], "{p}/b.nii.gz has label 7, which dataset.json"),
+    "masked label of another": (rewritten("truth", lambda a: 2 * a), "isles22", [], "{g}/b.nii.gz has label 2, which"),
+    "spacing": (without_spacing, "msseg", [], "{g}/b.nii.gz says that a voxel has 0.8 x nan x 3 mm: correct"),
+    "no prediction": (without("predictions", "b"), "isles22", [], "the prediction of case 'b' is missing in {p}"),
+    "no ground truth": (without("truth", "b"), "isles22", [], "the ground truth of case 'b' is missing in {g}: add it"),
+    "empty folder": (without("predictions", *"abc"), "isles22", [], "{p} has no files that end in .nii.gz"),
+    "empty ground truth": (without("truth", *"abc"), "isles22", [], "{g} has no files that end in .nii.gz"),
+    "no maps": (
+        nothing,
+        "dsb2018",
+        [],
+        "dsb2018 scores instance maps: give those of the ground truth with --instances",
+    ),
+    "a map too few": (
+        without("maps", "b"),
+        "ctc",
+        ["--instances", "M"],
+        "the instance map of case 'b' is missing in {m}",
+    ),
+    "a predicted map too few": (
+        without("maps", "b"),
+        "isles22",
+        ["--predicted-instances", "M"],
+        "'b' is missing in {m}",
+    ),
+    "bare label": (
+        rewritten("maps", lambda a: np.where(a == a.max(), 0, a)),
+        "conic",
+        ["--instances", "M"],
+        "{m}/b.nii.gz has no id in ",
+    ),
+    "ids off the label": (
+        rewritten("maps", lambda a: np.where(a, a, 1)),
+        "pannuke",
+        ["--instances", "M"],
+        "{m}/b.nii.gz has ids in ",
+    ),
+    "ids of the other side": (nothing, "isles22", ["--predicted-instances", "M"], "of its prediction: add them"),
+    "maps of no use": (nothing, "brats-lesionwise-2024-gli", ["--instances", "M"], "leave --instances away"),
+    "lacking labels": (nothing, "kits23", [], "no label 2, which kits23 scores"),
+    "no dataset.json": (lambda f: (f.truth.parent / "dataset.json").unlink(), "isles22", [], "no dataset.json in {p}"),
+    "an evaluation": (evaluated, "isles22", [], "{o} holds an evaluation: give another folder with -o"),
+    "a file": (lambda f: f.output.write_text("x"), "isles22", [], "{o} is a file: give a folder with -o"),
+    "processes": (nothing, "isles22", ["-np", "0"], "-np must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("spoil, name, options, message", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_nothing_is_written(
+    folders: Folders, spoil: Callable[[Folders], object], name: str, options: list[str], message: str
+) -> None:
+    for case in "abc":
+        folders.write(folders.maps, case, np.where(masks(case)[0], 1 + np.indices(SHAPE)[0], 0))
+    spoil(folders)
+    before = sorted(folders.truth.parent.rglob("*"))
+    where = ["-i", str(folders.predictions), "-g", str(folders.truth), "-o", str(folders.output)]
+    more = [str(folders.maps) if option == "M" else option for option in options]
+    with pytest.raises(SystemExit) as info:
+        cli.main(["challenge", name, *where, *(["-np", "1"] if "-np" not in more else []), *more])
+    names = {"p": folders.predictions, "g": folders.truth, "m": folders.maps, "o": folders.output}
+    line = str(info.value.code)
+    assert message.format(**names) in line and "\n" not in line
+    assert sorted(folders.truth.parent.rglob("*")) == before
 
 
 def test_command_scores_and_compares(folders: Folders, capsys: pytest.CaptureFixture) -> None:

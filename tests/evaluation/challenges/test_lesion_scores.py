@@ -7,6 +7,7 @@ from challenge_values import OfficialValues, needs_golden
 from nnunet_instance_trainers.evaluation.challenges.declarations import CHALLENGES
 from nnunet_instance_trainers.evaluation.challenges.lesion_scores import isles22, isles24, msseg, valdo_pvs
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair
+from nnunet_instance_trainers.evaluation.surfaces import assd
 
 
 def pair(target: list, prediction: list, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> MaskPair:
@@ -35,6 +36,21 @@ def test_scores_equal_the_official_code(organisers: OfficialValues, file: str, n
 def test_msseg_equals_anima_d9fb323d(organisers: OfficialValues) -> None:
     official = organisers.read("anima_msseg")["values"]
     organisers.compare(official, CHALLENGES["msseg"].score, least=240, skipped=("SurfaceDistance",))
+
+
+@needs_golden
+def test_why_animas_surface_distance_is_not_offered(organisers: OfficialValues) -> None:
+    """It never starts a voxel's search for the nearest anew, so each distance is the least of all before it."""
+    for case, values in organisers.read("anima_msseg")["values"].items():
+        pair = organisers.pair(case)
+        away = pair.distances(pair.spacing)
+        if not len(away[1]):
+            assert values.get("SurfaceDistance", "nan") == "nan", case
+        elif len(away[0]):
+            sums = sum(np.minimum.accumulate(one).sum() for one in away)
+            assert sums / sum(map(len, away)) == pytest.approx(values["SurfaceDistance"], abs=2e-6), case
+            if case.endswith("partial"):  # a third of the lesions is missing
+                assert values["SurfaceDistance"] < 0.5 < 4 < assd(*away)
 
 
 @needs_golden

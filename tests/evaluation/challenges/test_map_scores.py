@@ -8,6 +8,7 @@ from nnunet_instance_trainers.evaluation.challenges.declarations import CHALLENG
 from nnunet_instance_trainers.evaluation.challenges.map_scores import conic_quality, ctc, dsb2018
 from nnunet_instance_trainers.evaluation.challenges.mask_pair import MaskPair
 from nnunet_instance_trainers.evaluation.challenges.results import average
+from nnunet_instance_trainers.evaluation.detection import Outcome, Rule
 
 
 def maps(target: list, prediction: list) -> MaskPair:
@@ -33,13 +34,33 @@ def test_dsb2018_equals_stardist_0_9_1(organisers: OfficialValues) -> None:
 
 
 @needs_golden
+def test_counts_and_qualities_equal_stardist_0_9_1(organisers: OfficialValues) -> None:
+    """Through the table and the counts of the evaluation, which the score of the challenge does not give."""
+    for case, official in organisers.read("dsb2018_stardist")["values"].items():
+        table = organisers.pair(case).objects(26).pairs
+        sizes = len(table.instance_voxels), len(table.component_voxels)
+        hits = [len(table.match("iou", float(threshold))) for threshold in official["ap"]]
+        assert hits == official["tp"]
+        assert [sizes[1] - n for n in hits] == official["fp"] and [sizes[0] - n for n in hits] == official["fn"]
+        counts = Outcome.of(
+            table, Rule("iou", 0.5), voxel_ml=0.001, target_voxels=0, predicted_voxels=0, shared_voxels=0
+        ).counts
+        assert counts.rq == pytest.approx(official["f1_at_0.5"], abs=1e-6)
+        assert counts.pq_iou == pytest.approx(official["panoptic_quality_at_0.5"], abs=1e-6)
+        mean_true = counts.matched_iou / counts.instances
+        assert mean_true == pytest.approx(official["mean_true_score_at_0.5"], abs=1e-6)
+
+
+@needs_golden
 def test_conic_pools_counts_over_images(organisers: OfficialValues) -> None:
     official = organisers.read("conic")["values"]["pooled_over_all_but_empty"]
     conic = CHALLENGES["conic"]
-    rows = [conic.score(pair) for name, pair in organisers.pairs.items() if name.startswith("nuct") and pair.voxels[1]]
+    rows = [conic.score(pair) for pair in organisers.nuclei.values() if pair.voxels[1]]
     pooled = average(conic, rows)
-    assert pooled["tp"] == official["tp"] and pooled["fp"] == official["fp"]
-    assert pooled["pq"] == pytest.approx(official["pq_plus"], abs=1e-6)
+    names = {"tp": "tp", "fp": "fp", "fn": "fn", "iou_sum": "iou_sum", "pq": "pq_plus"}
+    assert official.keys() == set(names.values())
+    for own, name in names.items():
+        assert pooled[own] == pytest.approx(official[name], abs=1e-6), name
     assert pooled["pq"] != pytest.approx(np.mean([conic_quality(row)["pq"] for row in rows]), abs=1e-3)
 
 

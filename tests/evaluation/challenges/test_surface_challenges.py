@@ -28,7 +28,7 @@ def test_kits23_equals_c108835_with_surface_distance_0_1(organisers: OfficialVal
 
 @needs_golden
 def test_kits23_scores_its_three_regions_at_their_own_tolerances(organisers: OfficialValues) -> None:
-    own, challenge = organisers.pairs["lit26_aniso/eroded"], CHALLENGES["kits23"]
+    own, challenge = organisers.pair("lit26_aniso/eroded"), CHALLENGES["kits23"]
     scores = [challenge.score_region(region, own)["surface_dice"] for region in challenge.regions]
     official = organisers.read("kits23")["values"]["lit26_aniso/eroded"]
     assert scores[0] == pytest.approx(official["surface_dice_1.0330772532390826"], abs=1e-4)

@@ -15,6 +15,7 @@ from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
     PAPER_SCORES,
     SCORES,
     compare,
+    scores_of,
     write_comparison,
 )
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
@@ -52,6 +53,23 @@ def test_means_ranks_and_mean_ranks_by_hand() -> None:
     assert table.mean_ranks["RG"].tolist() == [2, 1]
     assert table.mean_ranks["RI"].tolist() == pytest.approx([1, 8 / 7])
     assert table.mean_ranks["RA"].tolist() == pytest.approx([11 / 9, 10 / 9])
+
+
+def test_surface_scores_stand_beside_where_all_models_have_them_at_one_tolerance() -> None:
+    def measured(name: str, tolerance: float | None) -> Evaluation:
+        one = model(
+            name, assd_mm=[1.0, 3.0], hd95_max_mm=[NAN, 2.0], hd95_pooled_mm=[1.0, 1.0], **{"nsd_at_2_mm": [0, 1]}
+        )
+        settings = one.summary["settings"] | ({} if tolerance is None else {"surfaces_mm": tolerance})
+        return replace(one, summary=one.summary | {"settings": settings})
+
+    models = [measured("A", 2.0), measured("B", 2.0)]
+    scores = scores_of(models)
+    (table,) = compare(models, scores=scores)
+    assert table.mean["assd_mm"].tolist() == [2, 2] and table.counted("hd95_max_mm") == 1
+    assert "nsd_at_2_mm" in table.mean and "nsd_at_2_mm" not in table.ranks
+    for other in (measured("C", 1.0), measured("D", None)):
+        assert scores_of([models[0], other]) == scores_of([other, models[0]]) == SCORES
 
 
 def test_every_ranked_score_ranks_in_its_direction() -> None:

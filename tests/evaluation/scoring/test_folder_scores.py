@@ -19,7 +19,9 @@ from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation import Counts, Rule, detect
 from nnunet_instance_trainers.evaluation.detection import OVERLAP
 from nnunet_instance_trainers.evaluation.froc import find_candidates, froc
+from nnunet_instance_trainers.evaluation.object_surfaces import class_surfaces, instance_surfaces
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate, format_table, read_evaluation
+from nnunet_instance_trainers.evaluation.surfaces import surface_columns
 from nnunet_instance_trainers.instances import label_components
 
 pytestmark = pytest.mark.nnunet
@@ -249,6 +251,42 @@ def test_another_numbering_of_the_instances_changes_nothing_but_ids(folders: Fol
     assert a == b
 
 
+def test_surfaces_of_classes_and_of_found_instances(tmp_path: Path) -> None:
+    folders = make(tmp_path, {**LABELS, "ignore": 3})
+    ignored = np.zeros(SHAPE, bool)
+    ignored[:, :, 7:] = True
+    for case in CASES:
+        folders.write(folders.truth, case, np.where(ignored, 3, images(case)[1]))
+    got = folders.evaluate(surfaces_mm=0.7)
+    columns = list(surface_columns(0.7))
+    for case in CASES:
+        _, target, prediction = images(case)
+        masks = [(image == 2) & ~ignored for image in (target, prediction)]
+        row = row_of(got.cases, case=case, **{"class": "organ"})
+        expected = class_surfaces(*masks, SPACING, 0.7)
+        assert {name: row[name] for name in columns} == pytest.approx(expected, nan_ok=True)
+        detection = detect(label_components(masks[0])[0], prediction == 2, valid=~ignored)
+        own = [r for r in got.objects if (r["case"], r["class"], r["side"]) == (case, "organ", "target")]
+        of_objects = instance_surfaces(detection, SPACING, 0.7)
+        assert [r["assd_mm"] for r in own] == pytest.approx([s["assd_mm"] for s in of_objects], nan_ok=True)
+    read = read_evaluation(folders.output)
+    assert list(read.objects[0])[-4:] == list(read.cases[0])[-4:] == columns
+    mean = np.nanmean([row["nsd_at_0.7_mm"] for row in got.cases if row["class"] == "organ"])
+    assert read.summary["mean"]["2"]["nsd_at_0.7_mm"] == pytest.approx(mean)
+    assert read.summary["settings"]["surfaces_mm"] == 0.7 and len({row["assd_mm"] for row in got.cases}) > 3
+
+
+def test_pooled_are_the_numbers_of_cases_of_each_kind(folders: Folders) -> None:
+    got = folders.evaluate()
+    by_case = [sum((expected_counts(case, [value]) for value in (1, 2)), Counts()) for case in CASES]
+    for name in ("cases_with_missed", "cases_all_missed", "cases_with_false", "cases_with_neither"):
+        own = [row[name] for row in got.cases if row["class"] == "organ"]
+        assert got.summary["pooled"]["2"][name] == sum(own)
+        assert got.summary["mean"]["2"][name] == pytest.approx(np.mean(own))
+        assert got.summary["pooled"]["foreground"][name] == sum(getattr(counts, name) for counts in by_case)
+    assert got.summary["pooled"]["foreground"]["cases_with_false"] == 3
+
+
 # --- files -------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +478,7 @@ BAD = {
     "threshold": (lambda f: None, ["--threshold", "0"], "--threshold must be above 0 and at most 1, got 0"),
     "bins": (lambda f: None, ["--bins", "1", "0.5"], "--bins must be positive and ascending, got 1 0.5"),
     "froc threshold": (lambda f: None, ["--froc", "1"], "--froc takes a probability above 0 and below 1, got 1"),
+    "tolerance": (lambda f: None, ["--surfaces", "0"], "--surfaces takes a tolerance above 0 mm, got 0"),
     "processes": (lambda f: None, ["-np", "0"], "-np must be at least 1, got 0"),
 }
 
@@ -491,6 +530,14 @@ def test_the_command_prints_a_table_with_what_belongs_together(folders: Folders,
             row.split()[header.split().index("volume_ratio")] == f"{written.summary['pooled'][key]['volume_ratio']:.3f}"
         )
     assert written.summary["settings"]["match"] == "dice" and written.summary["settings"]["bins_ml"] == [0.01, 1]
+
+
+def test_surfaces_have_a_tolerance_of_1_mm_unless_another_is_given(folders: Folders) -> None:
+    for options, column in (([], "nsd_at_1_mm"), (["0.5"], "nsd_at_0.5_mm")):
+        run(folders, "--surfaces", *options)
+        assert column in read_evaluation(folders.output).cases[0]
+    run(folders)
+    assert column not in read_evaluation(folders.output).cases[0]
 
 
 def test_chill_scores_what_was_predicted(folders: Folders) -> None:
