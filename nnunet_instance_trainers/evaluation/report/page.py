@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
@@ -71,12 +71,22 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
     )
 
 
-def render(**values: Any) -> str:
-    """The template, filled in."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def render(template: str = "", **values: Any) -> str:
+    """A page: the frame with style, sections and footer, filled in.
+
+    Args:
+        template: its text, which extends ``frame.html``; empty for that of comparisons.
+        values: for the template and for the frame.
+    """
+
+    def own(name: str) -> str:
+        return (files(__package__) / name).read_text(encoding="utf-8")
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(own)
+    )
     environment.filters["breakable"] = breakable
-    template = environment.from_string((files(__package__) / "template.html").read_text(encoding="utf-8"))
-    return template.render(values)
+    return environment.from_string(template or own("template.html")).render(values)
 
 
 def check_file(file: Path) -> None:
