@@ -79,7 +79,7 @@ def before_and_after(sizes: Mapping[str, tuple[np.ndarray, np.ndarray]], edges: 
         edges: the ratios of now to before from which on an object is not unchanged, drawn as dashed lines.
         unit: of sizes.
     """
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     axis = figure.subplots()
     everything = np.concatenate([np.concatenate(pair) for pair in sizes.values()])
     ends = np.array([everything.min() / 1.5, everything.max() * 1.5])

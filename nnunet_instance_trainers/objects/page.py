@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_instance_trainers.evaluation.report.page import render
+from nnunet_instance_trainers.evaluation.report.page import plural, render
 from nnunet_instance_trainers.evaluation.report.pictures import Exhibit, vector
 from nnunet_instance_trainers.evaluation.report.tables import number
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
@@ -55,7 +55,8 @@ def objects_page(job: Job, tables: Tables, settings: Mapping[str, Any]) -> str:
     return render(
         (files(__package__) / "page.html").read_text(encoding="utf-8"),
         title="Objects and what became of them" if followed else "Objects",
-        subtitle=f"{len(cases):,} case(s), {len(classes)} class(es), {n:,} objects of {_size(size)} {job.unit.text}",
+        subtitle=f"{plural(len(cases), 'case')}, {plural(len(classes), 'class')}, {plural(n, 'object')} of "
+        f"{_size(size)} {job.unit.text}",
         tables=own,
         sections=_sections(job, tables, cases, looks, "state" if followed else "class"),
         details=[_case_table(job, tables["cases"]), _object_table(job, tables["objects"])],
@@ -246,8 +247,9 @@ def _pictures(job: Job, tables: Tables, cases: Sequence[str], looks: Mapping[str
 
 def _size(value: float, sign: str = "") -> str:
     """Three significant digits, or all before the point."""
-    digits = 0 if not value else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:{sign},.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    if not value:
+        return "0"
+    return f"{value:{sign},.{max(0, 2 - math.floor(math.log10(abs(value))))}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(value: float) -> str:
