@@ -88,7 +88,7 @@ def before_and_after(sizes: Mapping[str, tuple[np.ndarray, np.ndarray]], edges: 
         axis.plot(ends, ends * edge, color="#5a5f66", linewidth=0.9, linestyle="--")
     for state, (before, now) in sizes.items():
         colour, marker, _ = CHANGE_LOOKS[state]
-        axis.plot(before, now, marker or ".", color=colour, markersize=5, linestyle="", alpha=0.8)
+        axis.plot(before, now, marker or ".", color=colour, markersize=5, linestyle="", markerfacecolor="none")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlim(*ends)

@@ -9,12 +9,12 @@ import numpy as np
 
 from nnunet_instance_trainers.data.label_reading import read_labels
 from nnunet_instance_trainers.evaluation import chart_looks
-from nnunet_instance_trainers.evaluation.report.pictures import Exhibit, Picture, bitmap, vector
+from nnunet_instance_trainers.evaluation.report.pictures import Picture, bitmap, vector
 from nnunet_instance_trainers.evaluation.report.projections import CaseView, Frame, draw_case
 from nnunet_instance_trainers.objects.case_objects import Job, map_folder
 from nnunet_instance_trainers.objects.object_charts import Look
 
-__all__ = ["case_exhibit", "keys"]
+__all__ = ["case_picture", "keys"]
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ def keys(looks: Mapping[str, Look], *, marked: bool) -> list[Picture]:
     ]
 
 
-def case_exhibit(job: Job, case: str, rows: Sequence[Row], looks: Mapping[str, Look], group: str) -> Exhibit | None:
+def case_picture(job: Job, case: str, rows: Sequence[Row], looks: Mapping[str, Look], group: str) -> Picture | None:
     """One case from its written maps; None where it is too large.
 
     Args:
@@ -64,9 +64,7 @@ def case_exhibit(job: Job, case: str, rows: Sequence[Row], looks: Mapping[str, L
             places[name] = frame.places(np.array(own))
     counts = {name: sum(row[group] == name for row in rows) for name in looks}
     words = ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "no objects"
-    flat = len(views) == 1
     marks = {name: (look.colour, look.marker) for name, look in looks.items()}
     figure = draw_case(CaseView(views, places, counts), None, frame.edges(geometry["spacing"]), marks)
-    kind = "Image" if flat else "Maximum-intensity projections in three views"
-    picture = bitmap(figure, f"{kind} of the objects of case {case}: {words}.", case, (words,))
-    return Exhibit([picture], [], wide=not flat)
+    kind = "Image" if len(views) == 1 else "Maximum-intensity projections in three views"
+    return bitmap(figure, f"{kind} of the objects of case {case}: {words}.", case, (words,))

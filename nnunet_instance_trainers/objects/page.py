@@ -23,7 +23,7 @@ from nnunet_instance_trainers.objects.object_charts import (
     class_looks,
     size_bars,
 )
-from nnunet_instance_trainers.objects.object_pictures import case_exhibit, keys
+from nnunet_instance_trainers.objects.object_pictures import case_picture, keys
 from nnunet_instance_trainers.objects.object_rows import percent
 
 __all__ = ["PAGE", "objects_page"]
@@ -195,15 +195,16 @@ def _sections(
                 "exhibits": [Exhibit([picture], legend)],
             }
         )
-    exhibits = _pictures(job, tables, cases, looks, group) if job.maps else []
-    if exhibits:
+    exhibit = _pictures(job, tables, cases, looks, group) if job.maps else None
+    if exhibit is not None:
         sections.append(
             {
                 "title": "Cases in pictures",
                 "text": "The case with the most "
                 + ("changes" if job.reference is not None else "objects")
-                + ", the median and the one with the fewest. Volumes are seen in maximum-intensity projections.",
-                "exhibits": exhibits,
+                + ", the median and the one with the fewest."
+                + (" Volumes are seen in maximum-intensity projections." if exhibit.wide else ""),
+                "exhibits": [exhibit],
             }
         )
     return sections
@@ -224,33 +225,33 @@ def _sizes(job: Job, objects: Sequence[Row], looks: Mapping[str, Look], group: s
     return Exhibit([picture], keys({name: looks[name] for name in counts}, marked=False), wide=True)
 
 
-def _pictures(job: Job, tables: Tables, cases: Sequence[str], looks: Mapping[str, Look], group: str) -> list[Exhibit]:
+def _pictures(job: Job, tables: Tables, cases: Sequence[str], looks: Mapping[str, Look], group: str) -> Exhibit | None:
+    """Up to three cases; None if there is nothing to draw."""
     rows: dict[str, list[Row]] = {case: [] for case in cases}
-    for row in tables["objects"]:
+    for row in [*tables["objects"], *(row for row in tables.get("reference", ()) if row["state"] == "vanished")]:
         rows[row["case"]].append(row)
-    for row in tables.get("reference", ()):
-        if row["state"] == "vanished":
-            rows[row["case"]].append(row)
 
     def weight(case: str) -> int:
         return sum(row.get("state") != "unchanged" for row in rows[case])
 
     order = sorted((case for case in cases if rows[case]), key=lambda case: (-weight(case), case))
     chosen = dict.fromkeys(order[place] for place in (0, (len(order) - 1) // 2, -1)) if order else {}
-    drawn = [case_exhibit(job, case, rows[case], looks, group) for case in chosen]
-    exhibits = [one for one in drawn if one is not None]
-    if exhibits:
-        shown = {row[group] for case in chosen for row in rows[case]}
-        exhibits[-1].legend.extend(keys({name: looks[name] for name in looks if name in shown}, marked=True))
-    return exhibits
+    drawn = [case_picture(job, case, rows[case], looks, group) for case in chosen]
+    pictures = [picture for picture in drawn if picture is not None]
+    if not pictures:
+        return None
+    shown = {row[group] for case in chosen for row in rows[case]}
+    flat = "centre_k" not in next(row for case in chosen for row in rows[case])
+    legend = keys({name: look for name, look in looks.items() if name in shown}, marked=True)
+    return Exhibit(pictures, legend, wide=not flat)
 
 
 def _size(value: float, sign: str = "") -> str:
-    """Three significant digits, or all before the point."""
-    if not value:
-        return "0"
+    """Three significant digits, or all before the point; whole numbers whole."""
+    if isinstance(value, int) or not value:
+        return f"{value:{sign if value else ''},.0f}".replace("-", "\N{MINUS SIGN}")
     return f"{value:{sign},.{max(0, 2 - math.floor(math.log10(abs(value))))}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(value: float) -> str:
-    return _DASH if math.isnan(value) else f"{value:+.0f} %".replace("-", "\N{MINUS SIGN}")
+    return _DASH if math.isnan(value) else f"{number(value, 0, '+')} %"

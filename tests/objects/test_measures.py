@@ -77,6 +77,18 @@ def test_the_nearest_other_object_is_the_one_a_loop_over_all_corners_finds(shape
             assert got.nearest_id[k] == int(np.argmin(np.round(to, 9))) + 1
 
 
+def test_bodies_count_not_boxes_and_of_two_as_near_the_lower_id() -> None:
+    """Before the first object an open C, whose box is near and whose ends are not; in its mouth's line a voxel."""
+    ids = np.zeros((7, 5), int)
+    ids[3, 0] = 1
+    ids[0, 2:] = ids[:6, 4] = 3
+    alone = measure(np.where(ids == 3, 2, ids), 2, (1.0, 1.0))
+    assert alone.nearest_mm.tolist() == pytest.approx([5**0.5] * 2)
+    ids[6, 2] = 2
+    got = measure(ids, 3, (1.0, 1.0))
+    assert got.nearest_mm[0] == pytest.approx(5**0.5) and got.nearest_id[0] == 2
+
+
 def test_touching_objects_have_no_distance_and_an_only_one_has_no_neighbour() -> None:
     ids, n = label_components(np.array([[1, 0, 0, 0], [0, 1, 0, 1]]), 6)
     got = measure(ids, n, (1.0, 1.0))
@@ -91,6 +103,14 @@ def test_sphericity_of_a_voxel_is_that_of_an_octahedron_or_a_square() -> None:
     assert solid == pytest.approx((36 * np.pi * (1 / 6) ** 2) ** (1 / 3) / 3**0.5, rel=1e-5)
     flat = measure(np.ones((1, 1), int), 1, (2.0, 2.0)).sphericity[0]
     assert flat == pytest.approx(np.pi**0.5 / 2)
+
+
+def test_the_wall_of_a_hole_counts_and_its_area_does_not() -> None:
+    """Three pixels square with cut corners, and a hole of one."""
+    ring = np.ones((3, 3), int)
+    ring[1, 1] = 0
+    area, perimeter = 9 - 4 / 8 - 4 / 8, 8 + 8 * 0.5**0.5
+    assert measure(ring, 1, (1.0, 1.0)).sphericity[0] == pytest.approx(2 * (np.pi * area) ** 0.5 / perimeter)
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -35,6 +35,7 @@ def test_a_page_of_changes_has_its_tables_charts_and_pictures(tmp_path: Path) ->
     assert "2 cases, 1 class, 8 objects of" in page.words
     alternatives = [own["alt"] for tag, own in page.tags if tag == "img" and own["alt"]]
     assert len(alternatives) == 2 + 2
+    assert "maximum-intensity projections" in page.words
     (case_a,) = [words for words in alternatives if "case a" in words]
     for count in ("1 unchanged", "1 shrinking", "1 growing", "2 split", "1 merged", "2 vanished"):
         assert count in case_a
