@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from nnunet_instance_trainers.objects.page import PAGE, objects_page
 from nnunet_instance_trainers.objects.size_units import UNITS, CaseGrid, SizeUnit
 
 __all__ = ["format_totals", "list_objects"]
+
+Row = dict[str, Any]
 
 
 def list_objects(
@@ -80,30 +83,6 @@ def list_objects(
     flat, unit = _kind(reader(), predictions / f"{cases[0]}{ending}", cases[0])
     if least is not None and least[0] != unit:
         raise UserError(f"{least[0].option} does not fit images with sizes in {unit.text}: use {unit.option}")
-    own_bins = unit.bins if bins is None else tuple(float(edge) for edge in bins)
-    settings = {
-        "predictions": str(predictions.resolve()),
-        "reference": None if reference is None else str(reference.resolve()),
-        "probabilities": None if probabilities is None else str(probabilities.resolve()),
-        "hysteresis": None if hysteresis is None else list(hysteresis),
-        "sizes_in": unit.text,
-        "least_size": 0.0 if least is None else least[1],
-        "connectivity": connectivity,
-        "bins": list(own_bins),
-        "growth_percent": 100 * rule.growth,
-        "shrinkage_percent": 100 * rule.shrinkage,
-        "maps": maps,
-        "dataset_json": str(file.resolve()),
-        "version": __version__,
-    }
-    inputs = [
-        folder / f"{case}{end}"
-        for folder in (predictions, reference, probabilities)
-        if folder is not None
-        for case in cases
-        for end in (ending, ".npz", ".json")
-    ]
-    place = Output(output, {**settings, "inputs": digest_states([file, *inputs])}, "objects")
     job = Job(
         predictions=predictions,
         reference=reference,
@@ -112,29 +91,42 @@ def list_objects(
         labels=find_labels(dataset, file),
         unit=unit,
         connectivity=connectivity,
-        least=settings["least_size"],
+        least=0.0 if least is None else least[1],
         probabilities=probabilities,
         hysteresis=hysteresis,
-        bins=own_bins,
+        bins=unit.bins if bins is None else tuple(float(edge) for edge in bins),
         rule=rule,
         maps=maps,
-        output=place.folder,
+        output=output,
     )
+    settings = _settings(job, file)
+    place = Output(output, {**settings, "inputs": _inputs(job, file, cases)}, "objects")
     if place.is_whole:
         with writing(output, REMEDY):
             place.publish()
         return
-    names = columns(unit, own_bins, flat=flat, probabilities=probabilities is not None, reference=reference is not None)
+    job = replace(job, output=place.folder)
     with place.or_nothing():
-        records = place.make(list_case, job, cases, n_processes)
-        tables = {name: [row for record in records.values() for row in record[name]] for name in names}
-        for name, own in names.items():
-            rows = ({column: row[column] for column in own} for row in tables[name])
-            write_table(place.folder / f"{name}.csv", rows, own, REMEDY)
-        page = objects_page(job, tables, settings)
-        with writing(place.folder, REMEDY):
-            (place.folder / PAGE).write_text(page, encoding="utf-8")
+        _write(job, place.make(list_case, job, cases, n_processes), settings, flat)
     place.finish({})
+
+
+def _write(job: Job, records: dict[str, dict[str, list[Row]]], settings: dict[str, Any], flat: bool) -> None:
+    """The tables and the page."""
+    names = columns(
+        job.unit,
+        job.bins,
+        flat=flat,
+        probabilities=job.probabilities is not None,
+        reference=job.reference is not None,
+    )
+    tables = {name: [row for record in records.values() for row in record[name]] for name in names}
+    for name, own in names.items():
+        rows = ({column: row[column] for column in own} for row in tables[name])
+        write_table(job.output / f"{name}.csv", rows, own, REMEDY)
+    page = objects_page(job, tables, settings)
+    with writing(job.output, REMEDY):
+        (job.output / PAGE).write_text(page, encoding="utf-8")
 
 
 # --- before the first case ---------------------------------------------------------------------------------
@@ -166,6 +158,31 @@ def _kind(reader: Any, file: Path, case: str) -> tuple[bool, SizeUnit]:
     image, geometry = read_labels(reader, file, case, None)
     grid = CaseGrid.of(image.shape, geometry, known_spacing(reader, file, geometry))
     return grid.flat, grid.unit
+
+
+def _settings(job: Job, dataset_json: Path) -> dict[str, Any]:
+    folders = {name: getattr(job, name) for name in ("predictions", "reference", "probabilities")}
+    return {
+        **{name: None if folder is None else str(folder.resolve()) for name, folder in folders.items()},
+        "hysteresis": None if job.hysteresis is None else list(job.hysteresis),
+        "sizes_in": job.unit.text,
+        "least_size": job.least,
+        "connectivity": job.connectivity,
+        "bins": list(job.bins),
+        "growth_percent": 100 * job.rule.growth,
+        "shrinkage_percent": 100 * job.rule.shrinkage,
+        "maps": job.maps,
+        "dataset_json": str(dataset_json.resolve()),
+        "version": __version__,
+    }
+
+
+def _inputs(job: Job, dataset_json: Path, cases: Sequence[str]) -> str:
+    """A digest of the state of all files that may be read."""
+    folders = [folder for folder in (job.predictions, job.reference, job.probabilities) if folder is not None]
+    endings = (job.ending, ".npz", ".json")
+    files = [folder / f"{case}{ending}" for folder in folders for case in cases for ending in endings]
+    return digest_states([dataset_json, *files])
 
 
 # --- after the last ----------------------------------------------------------------------------------------

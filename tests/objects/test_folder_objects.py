@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -159,6 +160,39 @@ def test_a_second_call_replaces_the_first_and_its_maps(tmp_path: Path) -> None:
     assert {path.name for path in output.iterdir()} == {"objects.csv", "cases.csv", "objects.html", "objects.json"}
 
 
+class Stopped(BaseException):
+    """What a killed process does not catch."""
+
+
+@pytest.mark.parametrize("name", ["list_case", "publish"])
+def test_the_same_call_goes_on_where_a_killed_one_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from nnunet_instance_trainers.ensembling.output_folder import Output
+    from nnunet_instance_trainers.objects import folder_objects
+
+    pred = folder(tmp_path / "pred")
+    expected = {path.name: path.read_bytes() for path in objects(pred).rglob("*") if path.is_file()}
+    shutil.rmtree(tmp_path / "out")
+    owner = folder_objects if name == "list_case" else Output
+    original, done = getattr(owner, name), []
+
+    def once(*words: object) -> object:
+        if len(done) == (name == "list_case"):
+            raise Stopped
+        done.append(words)
+        return original(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, once)
+        with pytest.raises(Stopped):
+            objects(pred)
+    assert not (tmp_path / "out").exists()
+    output = objects(pred)
+    assert {path.name: path.read_bytes() for path in output.rglob("*") if path.is_file()} == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"pred", "out"}
+
+
 # --- flat images and formats without a spacing -------------------------------------------------------------
 
 FLAT = {"a": image(5, (16, 20)), "b": image(6, (16, 20))}
@@ -266,6 +300,8 @@ def test_objects_by_hysteresis_are_those_of_an_ensemble(tmp_path: Path) -> None:
         expected = hysteresis(p, 0.35, 0.6)
         assert ((stored(output, case) > 0) == expected).all()
         assert case == "c" or (expected != (images[case] > 0)).any()
+    objects(pred, "--hysteresis", 0.35, 0.6, "--reference", pred)
+    assert {row["state"] for row in table(output, "changes")} == {"unchanged"}
 
 
 def test_by_hysteresis_a_voxel_has_one_label(tmp_path: Path) -> None:
