@@ -68,7 +68,7 @@ def geometry_difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str
 
     Example:
         >>> geometry_difference({"spacing": (3.0, 1.0, 1.0)}, {"spacing": (3.0, 1.0, 1.01)})
-        'spacing: 1.01 x 1 x 3 against 1 x 1 x 3'
+        'spacing: 1 x 1 x 3 against 1.01 x 1 x 3'
     """
     a, b = _Grid.of(own), _Grid.of(other)
     if len(a.spacing) != len(b.spacing):

@@ -95,9 +95,17 @@ class _Map:
     ids: np.ndarray
     n: int = 0
 
-    def add(self, box: tuple[slice, ...], ids: np.ndarray, n: int) -> None:
-        self.ids[box] = np.where(ids > 0, ids + self.n, self.ids[box])
-        self.n += n
+    def add(self, job: Job, case: str, box: tuple[slice, ...], ids: np.ndarray, n: int) -> None:
+        """Paint the ids 1..n of a class behind those before, where maps are written."""
+        before, self.n = self.n, self.n + n
+        if not job.maps:
+            return
+        if self.n > most_ids(job.reader):
+            raise UserError(
+                f"case {case!r} has {self.n} objects, and an instance map holds {most_ids(job.reader)}: leave the maps "
+                f"away with --no-maps, or small objects with {job.unit.option}"
+            )
+        self.ids[box] = np.where(ids > 0, ids + before, self.ids[box])
 
 
 def list_case(job: Job, case: str) -> dict[str, list[Row]]:
@@ -183,16 +191,11 @@ def _lists(
         for side, point in points.items():
             ids[side], n = _numbered(job, masks[side][box], grid)
             channel = None if point.probabilities is None else point.probabilities[c.channel][box]
-            own = maps.setdefault(map_folder(job.labels, side, c), _Map(np.zeros(point.image.shape, np.uint32)))
+            own = maps.setdefault(map_folder(job.labels, side, c), _Map(np.zeros(point.image.shape, np.uint16)))
             inner = 0 if grid.flat else slice(None)
             measures = measure(ids[side][inner], n, grid.spacing_mm, None if channel is None else channel[inner])
             rows[side] = object_rows(case, c.name, measures, [axis.start for axis in box], grid, own.n + 1)
-            own.add(box, ids[side], n)
-            if job.maps and own.n > most_ids(job.reader):
-                raise UserError(
-                    f"case {case!r} has {own.n} objects, and an instance map holds {most_ids(job.reader)}: leave the "
-                    f"maps away with --no-maps, or small objects with {job.unit.option}"
-                )
+            own.add(job, case, box, ids[side], n)
         changes = []
         if "reference" in points:
             sizes = {side: [row["voxels"] for row in rows[side]] for side in rows}

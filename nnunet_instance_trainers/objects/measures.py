@@ -142,7 +142,8 @@ def _nearest(corners: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """How far each object is from the nearest other one, and the id of that one.
 
     Voxels share one grid, so the least distance of two bodies is one between corners. Objects are tried by the distance
-    of their boxes, which is never above their own, until no other box is nearer than what was found.
+    of their boxes, which is never above their own: no farther than the one with the nearest box is, and until no other
+    box is nearer than what was found.
     """
     n = len(corners)
     least, which = np.full(n, np.nan), np.zeros(n, np.int64)
@@ -163,11 +164,12 @@ def _nearest(corners: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
     for a in range(n):
         gaps = np.linalg.norm(np.maximum(np.maximum(low - high[a], low[a] - high), 0), axis=1)
+        gaps[a] = np.inf
+        near = np.flatnonzero(gaps <= distance(a, int(gaps.argmin())))
         best = (np.inf, 0)
-        for b in np.argsort(gaps, kind="stable").tolist():
+        for b in near[np.argsort(gaps[near], kind="stable")].tolist():
             if gaps[b] > best[0]:
                 break
-            if b != a:
-                best = min(best, (distance(a, b), b + 1))
+            best = min(best, (distance(a, b), b + 1))
         least[a], which[a] = best
     return least, which
