@@ -21,6 +21,8 @@ RUN_AS_THEY_STAND = {
     "nnunet-instance ensemble -m PRED_A:0-0.05 -m PRED_B:0.05- -o OUT",
     "nnunet-instance evaluate -i OUT -g labelsTs -o scores/blob",
     "nnunet-instance evaluate -i PREDICTIONS -g labelsTs -o SCORES --instances instancesTs",
+    "nnunet-instance objects -i PREDICTIONS -o OBJECTS",
+    "nnunet-instance objects -i PREDICTIONS -o OBJECTS --reference EARLIER",
     "nnunet-instance report EVAL_A EVAL_B EVAL_C -o report.html --images nnUNet_raw/DatasetXXX/imagesTs",
     "nnunet-instance report scores/blob scores/baseline -o report.html --images imagesTs",
 }

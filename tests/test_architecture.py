@@ -1,4 +1,4 @@
-"""The four ways of docs/architecture.md lead through files and names that exist."""
+"""The ways of docs/architecture.md lead through files and names that exist."""
 
 from __future__ import annotations
 

@@ -77,6 +77,7 @@ def test_help_and_path_import_nothing_heavy() -> None:
         "evaluate",
         "compare",
         "report",
+        "objects",
         "fit-ensemble",
         "ensemble",
         "demo",
@@ -96,7 +97,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
     assert info.value.code == 0
     listed = re.findall(r"^    ([\w-]+)", capsys.readouterr().out, re.MULTILINE)
     known = {"path", "link", "unlink", "check", "trainers", "train", "predict", "configure", "precompute", "demo"}
-    assert known | {"evaluate", "compare", "report", "fit-ensemble", "ensemble"} <= set(listed)
+    assert known | {"evaluate", "compare", "report", "objects", "fit-ensemble", "ensemble"} <= set(listed)
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

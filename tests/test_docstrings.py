@@ -15,7 +15,7 @@ import nnunet_instance_trainers
 PACKAGE = Path(nnunet_instance_trainers.__file__).parent
 MODULES = sorted(
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
-    for folder in ("instances", "losses", "evaluation", "ensembling", "ensemble_fitting")
+    for folder in ("instances", "losses", "evaluation", "ensembling", "ensemble_fitting", "objects")
     for file in (PACKAGE / folder).rglob("*.py")
     if ">>> " in file.read_text()
 )

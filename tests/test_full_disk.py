@@ -52,6 +52,7 @@ def commands(root: Path, disk: Path) -> dict[str, list[str]]:
         "evaluate": ["-i", f"{a}_masks", "-g", str(root / "labelsTs"), "-o", str(disk / "scores"), "-np", "1"],
         "compare": [a, b, "-o", str(disk / "tables")],
         "report": [a, b, "-o", str(disk / "page" / "report.html")],
+        "objects": ["-i", f"{a}_masks", "-o", str(disk / "objects"), "-djfile", dataset, "-np", "1"],
         "ensemble": ["-m", masks[0], "-m", masks[1], "-o", str(disk / "merged"), "-djfile", dataset, "-np", "1"],
     }
 
@@ -61,7 +62,7 @@ def files(disk: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("spoil", [fill, forbid])
-@pytest.mark.parametrize("command", ["evaluate", "compare", "report", "ensemble"])
+@pytest.mark.parametrize("command", ["evaluate", "compare", "report", "objects", "ensemble"])
 def test_a_command_that_cannot_write(
     models: list[Path], tmp_path: Path, small_disk: Path, spoil: Callable[[Path], None], command: str
 ) -> None:

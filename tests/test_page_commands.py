@@ -58,7 +58,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in (Path("imagesTs"), Path("nnUNet_raw", "DatasetXXX", "imagesTs")):
         write_masks(root / folder, wide, ".nii.gz", "_0000")
     write_masks(root / "instancesTs", truth, ".nii.gz")
-    for folder in ("OUT", "PREDICTIONS", "PRED_A", "PRED_B", "DIR", "A/fold_0", "A/fold_1", "A/fold_2"):
+    for folder in ("OUT", "PREDICTIONS", "EARLIER", "PRED_A", "PRED_B", "DIR", "A/fold_0", "A/fold_1", "A/fold_2"):
         predictions(root / folder, few if folder == "PRED_B" else wide, ".nii.gz")
     plan = json.loads(re.search(r"```json\n(.*?)```", (ROOT / "docs" / "ensembling.md").read_text(), re.S)[1])
     del plan["classes"]["1"]["hysteresis"]  # would need saved probabilities

@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunet_instance_trainers.errors import UserError
 
-__all__ = ["check_grid", "geometry_difference"]
+__all__ = ["check_grid", "geometry_difference", "world_coordinates"]
 
 # In voxels, since micrometres and metres are both in use. Headers round the edge of a voxel to three or four digits and
 # an origin to two decimals; a voxel's half is a grid of its own.
@@ -68,7 +68,7 @@ def geometry_difference(own: Mapping[str, Any], other: Mapping[str, Any]) -> str
 
     Example:
         >>> geometry_difference({"spacing": (3.0, 1.0, 1.0)}, {"spacing": (3.0, 1.0, 1.01)})
-        'spacing: 1.01 x 1 x 3 against 1 x 1 x 3'
+        'spacing: 1 x 1 x 3 against 1.01 x 1 x 3'
     """
     a, b = _Grid.of(own), _Grid.of(other)
     if len(a.spacing) != len(b.spacing):
@@ -110,6 +110,35 @@ def check_grid(
             f"case {case!r}: {path} differs from {other} in {difference}: save it on that grid, or copy the header if "
             "only that is wrong"
         )
+
+
+def world_coordinates(geometry: Mapping[str, Any], places: np.ndarray) -> np.ndarray:
+    """Where places in an image lie in the world, in mm: x grows to the patient's right, y to the front, z up (RAS).
+
+    As nibabel has it; SimpleITK's points (LPS) are the same with x and y negated. A format without an origin (PNG,
+    TIFF) has no world, and a flat image no third axis: NaN.
+
+    Args:
+        geometry: what nnU-Net's reader said.
+        places: (n, 3) in voxels, along the axes of the array as it was read; whole numbers are centres of voxels.
+
+    Returns:
+        (n, 3) x, y, z.
+
+    Example:
+        >>> affine = np.array([[2.0, 0, 0, -10], [0, 2, 0, 5], [0, 0, 3, 0], [0, 0, 0, 1]])
+        >>> geometry = {"nibabel_stuff": {"original_affine": affine}, "spacing": (3.0, 2.0, 2.0)}
+        >>> world_coordinates(geometry, np.array([[1, 0, 4]])).tolist()
+        [[-2.0, 5.0, 3.0]]
+    """
+    grid = _Grid.of(geometry)
+    world = np.full((len(places), 3), np.nan)
+    if grid.origin is not None and grid.directions is not None:
+        n = len(grid.spacing)
+        world[:, :n] = grid.origin + (places[:, ::-1][:, :n] * grid.spacing) @ grid.directions.T
+        if "sitk_stuff" in geometry:
+            world[:, :2] *= -1
+    return world
 
 
 def _near(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:

@@ -30,11 +30,11 @@ from nnunet_instance_trainers.ensembling.functional import (
     merge_members,
     nest_regions,
 )
-from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, write_case
+from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_ids, write_case, write_image
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components
 
-__all__ = ["Job", "ensemble_case"]
+__all__ = ["Job", "ensemble_case", "hysteresis_masks"]
 
 Row = dict[str, Any]
 
@@ -78,7 +78,7 @@ def ensemble_case(job: Job, case: str) -> list[Row]:
     with write_case(job.output, case, rows) as folder:
         for name, part in _parts(job, image, case):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            _write(reader, part, folder / name / f"{case}{job.ending}", geometry, case)
+            write_image(reader, part, folder / name / f"{case}{job.ending}", geometry, case)
     return rows
 
 
@@ -179,12 +179,40 @@ def _hysteresis(
     job: Job, case: str, folder: Path, image: np.ndarray, classes: Sequence[ForegroundClass]
 ) -> dict[str, np.ndarray]:
     probabilities = read_probabilities(folder / f"{case}.npz", case, image.shape, job.labels.classes)
+    thresholds = {c.key: job.plan.hysteresis[c.key] or (0.5, 0.5) for c in classes}
+    exclusive = job.labels.regions_order is None
+    return hysteresis_masks(
+        probabilities, image, classes, thresholds, exclusive=exclusive, connectivity=job.plan.connectivity
+    )
+
+
+def hysteresis_masks(
+    probabilities: np.ndarray,
+    image: np.ndarray,
+    classes: Sequence[ForegroundClass],
+    thresholds: Mapping[str, tuple[float, float]],
+    *,
+    exclusive: bool,
+    connectivity: int = 26,
+) -> dict[str, np.ndarray]:
+    """The objects of some classes by :func:`~nnunet_instance_trainers.ensembling.functional.hysteresis`.
+
+    Args:
+        probabilities: (C, *S).
+        image: (*S) labels, the model's own.
+        classes: which of them.
+        thresholds: low and high by the class's key.
+        exclusive: whether a voxel has one class only; then what the model gives to another label stays there.
+        connectivity: 6, 18 or 26.
+
+    Returns:
+        (*S) bool by the class's key.
+    """
     masks = {}
     for c in classes:
-        low, high = job.plan.hysteresis[c.key] or (0.5, 0.5)
-        masks[c.key] = hysteresis(probabilities[c.channel], low, high, connectivity=job.plan.connectivity)
-        if job.labels.regions_order is None:
-            masks[c.key] &= (image == 0) | c.mask(image)  # what the model gives to another label stays there
+        masks[c.key] = hysteresis(probabilities[c.channel], *thresholds[c.key], connectivity=connectivity)
+        if exclusive:
+            masks[c.key] &= (image == 0) | c.mask(image)
     return masks
 
 
@@ -244,26 +272,13 @@ def _parts(job: Job, image: np.ndarray, case: str) -> Iterator[tuple[str, np.nda
 
 def _numbered(job: Job, labels: np.ndarray, case: str) -> np.ndarray:
     ids, n = label_components(labels, job.plan.connectivity)
-    # nnU-Net's writers have 16 bits for a label, and one of them (2.8.1) has 8.
-    most = 255 if job.reader.__name__ == "SimpleITKIOWithReorient" else 65535
+    most = most_ids(job.reader)
     if n > most:
         raise UserError(f"case {case!r} has {n} objects, and an instance map holds {most}: leave --instances away")
     return ids.astype(np.uint16)
 
 
 # --- writing -----------------------------------------------------------------------------------------------
-
-
-def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
-    try:
-        reader.write_seg(image, str(path), geometry)
-        if not np.array_equal(reader.read_seg(str(path))[0][0], image):  # SimpleITK's writers pass over a full disk
-            raise OSError("it reads back otherwise, so the disk may be full")
-    except Exception as error:  # each writer raises its own kind
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(
-            f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another folder with -o"
-        ) from None
 
 
 def _row(job: Job, case: str, c: ForegroundClass, by_member: MemberCounts, too_small: int, objects: int) -> Row:

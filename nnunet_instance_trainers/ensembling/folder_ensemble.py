@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nnunet_instance_trainers import __version__
-from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.label_folders import case_names, find_labels, find_reader, read_dataset
-from nnunet_instance_trainers.data.text_tables import aligned
+from nnunet_instance_trainers.data.text_files import read_table
+from nnunet_instance_trainers.data.text_tables import aligned, write_table
 from nnunet_instance_trainers.ensembling.case_ensemble import Job, Row, ensemble_case
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
-from nnunet_instance_trainers.ensembling.output_folder import REMEDY, Output
+from nnunet_instance_trainers.ensembling.output_folder import REMEDY, Output, check_apart, digest_states
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["ensemble", "format_members"]
+__all__ = ["ensemble", "find_dataset_json", "format_members"]
+
+_TABLE = "ensemble.csv"
 
 
 def ensemble(
@@ -53,7 +52,7 @@ def ensemble(
         UserError: models, folders or cases do not fit each other, or a case cannot be merged.
     """
     folders = _folders(plan, predictions)
-    file = _dataset_json(folders, dataset_json)
+    file = find_dataset_json(folders, dataset_json)
     dataset = read_dataset(file)
     labels = find_labels(dataset, file)
     plan = plan.for_classes(c.key for c in labels.classes)
@@ -64,25 +63,17 @@ def ensemble(
     place = Output(output, _settings(plan, folders, cases, ending, file, instances))
     job = Job(folders, ending, reader, labels, plan, instances, areas, place.folder)
     if not place.is_whole:
-        try:
-            rows = _run(job, cases, place.done(), n_processes)
-        except Exception:
-            place.discard()
-            raise
-        place.finish([row for case in cases for row in rows[case]], _copies(folders, file))
+        with place.or_nothing():
+            rows = [row for own in place.make(ensemble_case, job, cases, n_processes).values() for row in own]
+            write_table(place.folder / _TABLE, rows, list(rows[0]), REMEDY)
+        place.finish(_copies(folders, file))
     else:
         with writing(output, REMEDY):
             place.publish()
-    return place.read_table()
-
-
-def _run(job: Job, cases: Sequence[str], done: dict[str, list[Row]], n_processes: int) -> dict[str, list[Row]]:
-    rows = {case: done[case] for case in cases if case in done}
-    with tqdm(total=len(cases), initial=len(rows), desc="ensemble", unit="case") as bar:
-        for case, result in over_cases(ensemble_case, job, [c for c in cases if c not in rows], n_processes):
-            rows[case] = result
-            bar.update()
-    return rows
+    return [
+        {name: cell if name in ("case", "class") else int(cell) for name, cell in row.items()}
+        for row in read_table(output / _TABLE, REMEDY)
+    ]
 
 
 # --- before the first case ---------------------------------------------------------------------------------
@@ -133,7 +124,16 @@ def _find(folder: Path, name: str) -> Path | None:
     return next((place / name for place in _places(folder) if (place / name).is_file()), None)
 
 
-def _dataset_json(folders: Mapping[str, Sequence[Path]], given: Path | None) -> Path:
+def find_dataset_json(folders: Mapping[str, Sequence[Path]], given: Path | None) -> Path:
+    """The dataset.json that is given, or lies in, above or two above folders of predictions.
+
+    Args:
+        folders: the folders of each model.
+        given: the one that was given, or None.
+
+    Raises:
+        UserError: there is none, or several differ.
+    """
     if given is not None:
         if not given.is_file():
             raise UserError(f"{given} is missing: give the dataset's dataset.json with -djfile")
@@ -154,11 +154,8 @@ def _dataset_json(folders: Mapping[str, Sequence[Path]], given: Path | None) -> 
 
 
 def _check_output(output: Path, folders: Mapping[str, Sequence[Path]], cases: Sequence[str], ending: str) -> None:
-    place = output.resolve()
-    for folder in (folder.resolve() for own in folders.values() for folder in own):
-        if place == folder or place in folder.parents:
-            raise UserError(f"-o {output} holds the predictions in {folder}: give another folder")
-    stale = {file.name[: -len(ending)] for file in place.glob(f"[!.]*{ending}")} - set(cases)
+    check_apart(output, (folder for own in folders.values() for folder in own))
+    stale = {file.name[: -len(ending)] for file in output.glob(f"[!.]*{ending}")} - set(cases)
     if stale:
         raise UserError(
             f"{output} has case {min(stale)!r}, which the predictions have not: give another folder with -o"
@@ -176,18 +173,13 @@ def _settings(
     """How the ensemble is made, and a digest of the state of the files that it is made from."""
     names = [f"{case}{end}" for case in cases for end in (ending, *([".npz"] if any(plan.hysteresis.values()) else []))]
     files = [dataset_json, *(folder / name for own in folders.values() for folder in own for name in names)]
-    state = [(file.name, *((stat.st_size, stat.st_mtime_ns) if (stat := _stat(file)) else ())) for file in files]
     return {
         "plan": plan.to_json(),
         "predictions": {name: [str(folder.resolve()) for folder in own] for name, own in folders.items()},
         "instances": instances,
-        "inputs": hashlib.sha256(repr(state).encode()).hexdigest(),
+        "inputs": digest_states(files),
         "version": __version__,
     }
-
-
-def _stat(file: Path) -> Any:
-    return file.stat() if file.is_file() else None
 
 
 def _copies(folders: Mapping[str, Sequence[Path]], dataset_json: Path) -> dict[str, Path]:

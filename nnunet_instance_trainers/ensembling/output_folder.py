@@ -1,31 +1,32 @@
-"""The folder of an ensemble: made beside its place and put there when it is whole, so that a killed run can go on.
+"""The folder of a command's images: made beside its place and put there when it is whole, so that a killed run can
+go on.
 
-While it is made it is called ``.unfinished_OUT`` and holds a record for each case that is done. Its ``ensemble.json``
-is written last: a folder that has one is whole.
+While it is made it is called ``.unfinished_OUT`` and holds a record for each case that is done. Its file of settings,
+``ensemble.json`` of an ensemble, is written last: a folder that has one is whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from tqdm import tqdm
+
+from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.map_store import write_atomically
-from nnunet_instance_trainers.data.text_files import read_table
-from nnunet_instance_trainers.data.text_tables import write_table
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["INSTANCES", "REMEDY", "Output", "write_case"]
-
-Row = dict[str, Any]
+__all__ = ["INSTANCES", "REMEDY", "Output", "check_apart", "digest_states", "most_ids", "write_case", "write_image"]
 
 INSTANCES = "instances"
-_MARKER = "ensemble.json"
-_TABLE = "ensemble.csv"
 _RECORDS = ".records"
 _WRITING = ".writing_"
 REMEDY = "make room, or give another folder with -o"
@@ -33,8 +34,8 @@ _SETTINGS = ".settings.json"  # while the folder is made
 
 
 @contextmanager
-def write_case(folder: Path, case: str, rows: Sequence[Row]) -> Iterator[Path]:
-    """A folder for the files of a case, which on success are moved to ``folder``, and its rows recorded last.
+def write_case(folder: Path, case: str, record: Any) -> Iterator[Path]:
+    """A folder for the files of a case, which on success are moved to ``folder``, and its record, JSON, written last.
 
     So a worker that outlived its killed command never spoils what a later one made.
 
@@ -50,7 +51,7 @@ def write_case(folder: Path, case: str, rows: Sequence[Row]) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     with write_atomically(folder / _RECORDS / f"{case}.json") as file:
-        file.write_text(json.dumps(rows), encoding="utf-8")
+        file.write_text(json.dumps(record), encoding="utf-8")
 
 
 def _move(source: Path, target: Path, last: str | None = None) -> None:
@@ -62,20 +63,22 @@ def _move(source: Path, target: Path, last: str | None = None) -> None:
 
 
 class Output:
-    """The folder of an ensemble while it is made.
+    """The folder of a command's images while it is made.
 
     Args:
         place: where it belongs.
         settings: what it is made from and how, JSON; work that was begun with others is begun anew.
+        command: which of this package's commands makes it; its file of settings has that name.
 
     Attributes:
         folder: to write to.
 
     Raises:
-        UserError: the place is taken by something that ``ensemble`` did not write, or cannot be written to.
+        UserError: the place is taken by something that the command did not write, or cannot be written to.
     """
 
-    def __init__(self, place: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, place: Path, settings: dict[str, Any], command: str = "ensemble") -> None:
+        self._command, self._marker = command, f"{command}.json"
         self.place = place.resolve()
         self.folder = self.place.with_name(f".unfinished_{self.place.name}")
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
@@ -91,28 +94,49 @@ class Output:
     @property
     def is_whole(self) -> bool:
         """Whether an earlier run made everything, and was stopped before all of it was in place."""
-        return (self.folder / _MARKER).is_file()
+        return (self.folder / self._marker).is_file()
 
-    def done(self) -> dict[str, list[Row]]:
-        """The rows of the cases that an earlier run made."""
+    def make(self, case_function: Callable[[Any, str], Any], job: Any, cases: Sequence[str], n_processes: int) -> Any:
+        """The record of every case: of those that an earlier run made, and of the others, made now in few processes.
+
+        Args:
+            case_function: makes one case with :func:`write_case` and returns its record.
+            job: its first argument.
+            cases: all of them.
+            n_processes: worker processes.
+        """
         files = (self.folder / _RECORDS).glob("[!.]*.json")
-        return {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
+        done = {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
+        records = {case: done[case] for case in cases if case in done}
+        with tqdm(total=len(cases), initial=len(records), desc=self._command, unit="case") as bar:
+            for case, record in over_cases(case_function, job, [c for c in cases if c not in records], n_processes):
+                records[case] = record
+                bar.update()
+        return {case: records[case] for case in cases}
 
-    def finish(self, rows: Sequence[Row], copies: dict[str, Path]) -> None:
-        """Write the table, copy some files by their new names, and put everything in its place.
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """Leave nothing of the work that was begun if it fails; a killed run leaves it."""
+        try:
+            yield
+        except Exception:
+            self.discard()
+            raise
+
+    def finish(self, copies: dict[str, Path]) -> None:
+        """Copy some files by their new names, and put everything in its place.
 
         Raises:
             UserError: it cannot be written.
         """
-        write_table(self.folder / _TABLE, rows, list(rows[0]))
         with writing(self.place, REMEDY):
             for name, source in copies.items():
                 shutil.copyfile(source, self.folder / name)
-            self._write_json(self.folder / _MARKER)
+            self._write_json(self.folder / self._marker)
             self.publish()
 
     def publish(self) -> None:
-        """Put what is whole in its place; what an earlier ensemble left there is replaced."""
+        """Put what is whole in its place; what an earlier run of the command left there is replaced."""
         shutil.rmtree(self.folder / _RECORDS, ignore_errors=True)
         (self.folder / _SETTINGS).unlink(missing_ok=True)
         if not self.place.exists() or not any(self.place.iterdir()):
@@ -120,18 +144,11 @@ class Output:
                 self.place.rmdir()
             self.folder.rename(self.place)
             return
-        (self.place / _MARKER).unlink(missing_ok=True)
-        if not self._settings["instances"]:
+        if (self.place / self._marker).is_file():  # without it an interrupted call has begun to move new files
             shutil.rmtree(self.place / INSTANCES, ignore_errors=True)
-        _move(self.folder, self.place, last=_MARKER)
+            (self.place / self._marker).unlink()
+        _move(self.folder, self.place, last=self._marker)
         self.discard()
-
-    def read_table(self) -> list[Row]:
-        """The rows of what is in its place."""
-        return [
-            {name: cell if name in ("case", "class") else int(cell) for name, cell in row.items()}
-            for row in read_table(self.place / _TABLE, REMEDY)
-        ]
 
     def discard(self) -> None:
         """Leave nothing of the work that was begun."""
@@ -142,13 +159,15 @@ class Output:
         if self.place.exists() and not self.place.is_dir():
             raise UserError(f"{self.place} is a file: give a folder with -o")
         if self.place.exists() and any(self.place.iterdir()):
-            ours = (self.place / _MARKER).is_file() or self.is_whole
+            ours = (self.place / self._marker).is_file() or self.is_whole
             if not ours:
-                raise UserError(f"{self.place} holds files that 'ensemble' did not write: give another folder with -o")
+                raise UserError(
+                    f"{self.place} holds files that {self._command!r} did not write: give another folder with -o"
+                )
 
     def _begun_with(self) -> Any:
         """The settings of unfinished work; None without any."""
-        for file in (self.folder / _MARKER, self.folder / _SETTINGS):
+        for file in (self.folder / self._marker, self.folder / _SETTINGS):
             if file.is_file():
                 try:
                     return json.loads(file.read_text(encoding="utf-8"))
@@ -159,3 +178,50 @@ class Output:
     def _write_json(self, file: Path) -> None:
         with write_atomically(file) as temporary:
             temporary.write_text(json.dumps(self._settings, indent=2), encoding="utf-8")
+
+
+# --- images ------------------------------------------------------------------------------------------------
+
+
+def most_ids(reader: type[BaseReaderWriter]) -> int:
+    """The largest id that a writer of nnU-Net (2.8.1) stores: all have 16 bits for a label, one of them 8."""
+    return 255 if reader.__name__ == "SimpleITKIOWithReorient" else 65535
+
+
+def write_image(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
+    """Write a label or id image (*S) and see that it reads back.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        reader.write_seg(image, str(path), geometry)
+        if not np.array_equal(reader.read_seg(str(path))[0][0], image):  # SimpleITK's writers pass over a full disk
+            raise OSError("it reads back otherwise, so the disk may be full")
+    except Exception as error:  # each writer raises its own kind
+        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise UserError(
+            f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another folder with -o"
+        ) from None
+
+
+# --- what it is made from ----------------------------------------------------------------------------------
+
+
+def check_apart(output: Path, folders: Iterable[Path]) -> None:
+    """Refuse an output folder that holds what it is made from.
+
+    Raises:
+        UserError: it does.
+    """
+    place = output.resolve()
+    for folder in map(Path.resolve, folders):
+        if place == folder or place in folder.parents:
+            raise UserError(f"-o {output} holds the predictions in {folder}: give another folder")
+
+
+def digest_states(files: Iterable[Path]) -> str:
+    """A digest of the names, lengths and times of files, missing ones included: does unfinished work still fit them?"""
+    stats = [(file, file.stat() if file.is_file() else None) for file in files]
+    state = [(file.name, *((stat.st_size, stat.st_mtime_ns) if stat else ())) for file, stat in stats]
+    return hashlib.sha256(repr(state).encode()).hexdigest()

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-__all__ = ["AS_WRITTEN", "MARKERS", "STATES", "model_key", "state_key", "style"]
+__all__ = ["AS_WRITTEN", "MARKERS", "STATES", "key", "model_key", "state_key", "style"]
 
 AS_WRITTEN = matplotlib.rc_context({"text.parse_math": False})
 """Decorates what draws names: a dollar sign in one does not begin a formula."""
@@ -41,12 +41,15 @@ def model_key(k: int) -> Figure:
 def state_key(state: str, *, marked: bool = False) -> Figure:
     """The colour and hatching of a state, or what marks it in pictures of cases."""
     colour, hatch = STATES[state]
+    return key(colour, MARKERS.get(state, ""), "") if marked else key(colour, "", hatch)
+
+
+def key(colour: str, marker: str, hatch: str) -> Figure:
+    """A marker in a colour, or without one a field of that colour and hatching."""
     figure = Figure(figsize=(0.28, 0.16))
-    if marked and state in MARKERS:
+    if marker:
         shape = {"markerfacecolor": "none", "markeredgewidth": 1.8, "markersize": 8}
-        figure.add_artist(Line2D([0.5], [0.5], color=colour, marker=MARKERS[state], **shape))
+        figure.add_artist(Line2D([0.5], [0.5], color=colour, marker=marker, **shape))
     else:
-        figure.add_artist(
-            Rectangle((0, 0), 1, 1, facecolor=colour, hatch="" if marked else hatch, edgecolor="white", linewidth=0)
-        )
+        figure.add_artist(Rectangle((0, 0), 1, 1, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=0))
     return figure

@@ -19,10 +19,12 @@ __all__ = [
     "ObjectCounts",
     "SizeCounts",
     "case_scatter",
+    "clean",
     "fold",
     "froc_curves",
     "object_bars",
     "objects_by_size",
+    "printed",
     "sensitivity_by_size",
 ]
 
@@ -110,10 +112,10 @@ def _bars(axis: Axes, bins: Sequence[str], own: ObjectCounts, top: float) -> Non
             place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center"}
             axis.annotate(text, (x, height), fontsize=6.5, color=_GREY, **place)
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    axis.set_xticks(range(len(bins)), list(map(_printed, bins)), **turned)
+    axis.set_xticks(range(len(bins)), list(map(printed, bins)), **turned)
     axis.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.set_ylim(0, 1.2 * max(top, 1))
-    _clean(axis)
+    clean(axis)
     axis.set_xlabel("size, mL", fontsize=9)
     axis.set_ylabel("objects", fontsize=9)
 
@@ -138,11 +140,11 @@ def sensitivity_by_size(bins: Sequence[str], counts: Sequence[SizeCounts]) -> Fi
             linewidth=1.5,
         )
     instances = counts[0].found + counts[0].missed
-    names = [f"{_printed(name)}\n(n = {n:.0f})" for name, n in zip(bins, instances)]
+    names = [f"{printed(name)}\n(n = {n:.0f})" for name, n in zip(bins, instances)]
     axis.set_xticks(range(len(bins)), names, fontsize=8)
     axis.set_xlim(-0.5, len(bins) - 0.5)
     axis.set_ylim(-0.03, 1.03)
-    _clean(axis)
+    clean(axis)
     axis.set_xlabel("size of the instance, mL (n instances)", fontsize=9)
     axis.set_ylabel("sensitivity", fontsize=9)
     return figure
@@ -171,7 +173,7 @@ def froc_curves(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Figure:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlim(RATES[0] / 1.2, RATES[-1] * 1.2)
     axis.set_ylim(-0.03, 1.03)
-    _clean(axis)
+    clean(axis)
     axis.set_xlabel("false positives per image", fontsize=9)
     axis.set_ylabel("sensitivity", fontsize=9)
     return figure
@@ -198,7 +200,7 @@ def case_scatter(k: int, dice: np.ndarray, f1: np.ndarray) -> Figure:
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_box_aspect(0.8)
-    _clean(axis)
+    clean(axis)
     axis.set_xlabel("Dice", fontsize=9)
     axis.set_ylabel("F1", fontsize=9)
     return figure
@@ -222,11 +224,13 @@ def _bar_label(found: float, instances: float, false: float) -> str:
     return "\n".join([share] * bool(instances) + [f"+{false:.0f}"] * bool(false))
 
 
-def _printed(name: str) -> str:
+def printed(name: str) -> str:
+    """The name of a size bin with true signs."""
     return name.replace(">=", "\N{GREATER-THAN OR EQUAL TO}").replace("-", "\N{EN DASH}")
 
 
-def _clean(axis: Axes) -> None:
+def clean(axis: Axes) -> None:
+    """No frame but thin lines left and below, and pale lines across."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#b8bcc2")
     axis.tick_params(labelsize=8, color="#b8bcc2")

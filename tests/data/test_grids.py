@@ -5,11 +5,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from made_up_files import write
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
-from nnunet_instance_trainers.data.grids import check_grid, geometry_difference
+from nnunet_instance_trainers.data.grids import check_grid, geometry_difference, world_coordinates
 from nnunet_instance_trainers.data.label_reading import read_labels
 from nnunet_instance_trainers.errors import UserError
 
@@ -88,3 +89,25 @@ def test_another_size_is_named(tmp_path: Path) -> None:
     small = LABELS[:, :, 1:]
     with pytest.raises(UserError, match="differs from its ground truth in size: 5 x 5 x 4 against 6 x 5 x 4 voxels"):
         check_grid(tmp_path, "a", small, {"spacing": (1, 1, 1)}, LABELS, {"spacing": (1, 1, 1)})
+
+
+def test_a_place_in_the_world_is_that_of_both_libraries(tmp_path: Path) -> None:
+    """Of every reader, on a turned and flipped grid; those that reorient give other places for the same voxel."""
+    angle = 0.4
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, -1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    file = write(tmp_path / "a.nii.gz", LABELS * 0, spacing=SPACING, origin=ORIGIN, direction=turn)
+    voxel = (4, 1, 3)  # in the file
+    expected = nibabel.load(file).affine @ [*voxel, 1]
+    lps = sitk.ReadImage(str(file)).TransformIndexToPhysicalPoint(voxel)
+    assert expected[:3] == pytest.approx(np.array([-1, -1, 1]) * lps, abs=1e-4)
+    marked = LABELS * 0
+    marked[voxel[::-1]] = 1
+    write(file, marked, spacing=SPACING, origin=ORIGIN, direction=turn)
+    for reader in READERS:
+        image, geometry = read_labels(reader(), file, "a")
+        assert world_coordinates(geometry, np.argwhere(image))[0] == pytest.approx(expected[:3], abs=1e-4)
+
+
+def test_a_format_without_an_origin_has_no_world() -> None:
+    assert np.isnan(world_coordinates({"spacing": (999, 1, 1)}, np.zeros((2, 3)))).all()
+    assert world_coordinates({"spacing": (999, 1, 1)}, np.zeros((0, 3))).shape == (0, 3)

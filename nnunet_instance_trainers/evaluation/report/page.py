@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
@@ -21,7 +21,7 @@ from nnunet_instance_trainers.evaluation.report.case_images import CaseLoader
 from nnunet_instance_trainers.evaluation.report.tables import breakable, number, pair_rows, table_rows
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
-__all__ = ["check_file", "choose_cases", "render", "report", "write_page", "write_report"]
+__all__ = ["check_file", "choose_cases", "plural", "render", "report", "write_page", "write_report"]
 
 _SUSPECT = (0.67, 1.5)
 
@@ -55,7 +55,7 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
     matching = models[0].summary["settings"]
     return render(
         title="Instance-level evaluation" if n == 1 else f"Instance-level comparison of {n} models",
-        subtitle=f"{_plural(len(first.cases), 'case')}, {_plural(classes, 'class')}, {_plural(n, 'model')}",
+        subtitle=f"{plural(len(first.cases), 'case')}, {plural(classes, 'class')}, {plural(n, 'model')}",
         order=_order(first),
         warnings=_warnings(first),
         tables=[table_rows(table) for table in tables],
@@ -71,12 +71,22 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
     )
 
 
-def render(**values: Any) -> str:
-    """The template, filled in."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def render(template: str = "", **values: Any) -> str:
+    """A page: the frame with style, sections and footer, filled in.
+
+    Args:
+        template: its text, which extends ``frame.html``; empty for that of comparisons.
+        values: for the template and for the frame.
+    """
+
+    def own(name: str) -> str:
+        return (files(__package__) / name).read_text(encoding="utf-8")
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(own)
+    )
     environment.filters["breakable"] = breakable
-    template = environment.from_string((files(__package__) / "template.html").read_text(encoding="utf-8"))
-    return template.render(values)
+    return environment.from_string(template or own("template.html")).render(values)
 
 
 def check_file(file: Path) -> None:
@@ -136,7 +146,8 @@ def _warnings(table: Table) -> list[str]:
     return lines
 
 
-def _plural(n: int, word: str) -> str:
+def plural(n: int, word: str) -> str:
+    """A number of things in words."""
     return f"{n:,} {word}" if n == 1 else f"{n:,} {word}{'es' if word.endswith('s') else 's'}"
 
 

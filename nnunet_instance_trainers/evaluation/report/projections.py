@@ -18,6 +18,7 @@ from nnunet_instance_trainers.evaluation.detection import Detection
 __all__ = ["CaseView", "Frame", "draw_case", "view"]
 
 _CODES = {state: code for code, state in enumerate(STATES, start=1)}  # the higher covers the lower
+_LOOKS = {state: (colour, MARKERS.get(state, "")) for state, (colour, _) in STATES.items()}
 _VIEWS = ("axial", "coronal", "sagittal")
 _WIDTH = 8.6
 
@@ -72,8 +73,8 @@ class CaseView:
     """What a picture needs to know of one model's prediction for one case.
 
     Attributes:
-        codes: of each view uint8, 0 nothing, then found, missed and false objects in the order of ``STATES``.
-        places: for "missed" and "false", the centres (K, D) of these objects in voxels.
+        codes: of each view uint8, 0 nothing, then the states in their order: found, missed and false objects.
+        places: for states that are marked, the centres (K, D) of their objects in voxels.
         counts: objects by state.
     """
 
@@ -114,13 +115,19 @@ def view(parts: Sequence[tuple[Detection, Sequence[int]]], frame: Frame) -> Case
     )
 
 
-def draw_case(one: CaseView, image: Sequence[np.ndarray] | None, spacing: Sequence[float]) -> Figure:
+def draw_case(
+    one: CaseView,
+    image: Sequence[np.ndarray] | None,
+    spacing: Sequence[float],
+    looks: Mapping[str, tuple[str, str]] = _LOOKS,
+) -> Figure:
     """Draw one model's objects in one case, a column per view; a flat image alone.
 
     Args:
         one: the objects.
         image: of each view the grey values below the objects; None leaves the ground white.
         spacing: of the axes, up, back and left.
+        looks: by state, in the order of the codes, its colour and what marks its objects' places, or "".
     """
     flat = len(one.codes) == 1
     axes_of = [(0, 1)] if flat else [tuple(np.delete(range(3), along)) for along in range(3)]
@@ -134,7 +141,7 @@ def draw_case(one: CaseView, image: Sequence[np.ndarray] | None, spacing: Sequen
         y, x = axes_of[along]
         centres = {state: found[:, [y, x]] for state, found in one.places.items()}
         below = None if image is None else image[along]
-        _panel(axis, one.codes[along], below, centres, (spacing[y], spacing[x]), upwards=along > 0)
+        _panel(axis, one.codes[along], below, centres, (spacing[y], spacing[x]), looks, upwards=along > 0)
         if not flat:
             ink = "#5a5f66" if image is None else "white"
             axis.annotate(
@@ -150,24 +157,25 @@ def _panel(
     image: np.ndarray | None,
     centres: Mapping[str, np.ndarray],
     spacing: Sequence[float],
-    upwards: bool = False,
+    looks: Mapping[str, tuple[str, str]],
+    upwards: bool,
 ) -> None:
     origin = "lower" if upwards else "upper"  # the head at the top
-    axis.imshow(_colours(codes, image), origin=origin, aspect=spacing[0] / spacing[1], interpolation="nearest")
+    colours = [colour for colour, _ in looks.values()]
+    axis.imshow(_colours(codes, image, colours), origin=origin, aspect=spacing[0] / spacing[1], interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_autoscale_on(False)
     for spine in axis.spines.values():
         spine.set_color("#c9cdd2")
-    for state, marker in MARKERS.items():
-        places = centres[state]
+    for state, places in centres.items():
         size = 34 if len(places) <= 40 else 14 if len(places) <= 200 else 5
-        colour = STATES[state][0]
-        edge = {"facecolors": "none", "edgecolors": colour} if marker == "o" else {"color": colour}
+        colour, marker = looks[state]
+        edge = {"facecolors": "none", "edgecolors": colour} if marker not in "+x" else {"color": colour}
         axis.scatter(places[:, 1], places[:, 0], s=size, marker=marker, linewidths=1.1 if size > 5 else 0.6, **edge)
 
 
-def _colours(codes: np.ndarray, image: np.ndarray | None) -> np.ndarray:
+def _colours(codes: np.ndarray, image: np.ndarray | None, colours: Sequence[str]) -> np.ndarray:
     """(H, W, 3): objects filled on white, and outlined with a breath of fill on an image."""
     if image is None:
         ground, fill = np.full((*codes.shape, 3), 1.0), 0.5
@@ -176,9 +184,9 @@ def _colours(codes: np.ndarray, image: np.ndarray | None) -> np.ndarray:
         grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
         ground, fill = np.repeat(0.85 * grey[..., None], 3, axis=2), 0.25
     rim = ndimage.minimum_filter(codes, 3) != ndimage.maximum_filter(codes, 3)
-    for state, code in _CODES.items():
+    for code, colour in enumerate(colours, start=1):
         for mask, alpha in ((codes == code, fill), ((codes == code) & rim, 1.0)):
-            ground[mask] += alpha * (np.array(to_rgb(STATES[state][0])) - ground[mask])
+            ground[mask] += alpha * (np.array(to_rgb(colour)) - ground[mask])
     return ground
 
 
