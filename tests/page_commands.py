@@ -55,7 +55,13 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
     " --trainers nnUNetTrainer nnUNetTrainerBlob -o fit.json": "test_the_file_says_what_was_planted",
     "nnunet-instance check": "test_check_prints_a_line_each_and_ends_with_1_on_a_problem",
     "nnunet-instance check -d 27 -c 3d_fullres -tr nnUNetTrainerBlob": "test_check_names_what_is_not_there",
+    "nnunet-instance import -i images -l masks --dry-run": "test_dry_run_is_a_table_and_writes_nothing",
+    "nnunet-instance import -i images -l masks -o nnUNet_raw/Dataset123_Lesions": (
+        "test_objects_are_the_same_afterwards"
+    ),
     "nnunet-instance link": "test_the_link_does_too_and_goes_away_again",
+    "nnUNetv2_plan_and_preprocess -d 123 --verify_dataset_integrity": "test_nnunet_takes_what_was_brought_in",
+    "nnunet-instance precompute -d 123": "test_nnunet_takes_what_was_brought_in",
     "nnunet-instance precompute -d 27": _TRAINING,
     "nnunet-instance precompute -d 27 -c 3d_fullres": _TRAINING,
     "nnunet-instance release -d 27 -c 3d_fullres -tr nnUNetTrainerBlob -o RELEASED": _RELEASE,
