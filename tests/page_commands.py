@@ -21,6 +21,7 @@ RUN_AS_THEY_STAND = {
     "nnunet-instance ensemble -m PRED_A:0-0.05 -m PRED_B:0.05- -o OUT",
     "nnunet-instance evaluate -i OUT -g labelsTs -o scores/blob",
     "nnunet-instance evaluate -i PREDICTIONS -g labelsTs -o SCORES --instances instancesTs",
+    "nnunet-instance evaluate -i PREDICTIONS -g labelsTs -o SCORES --overlays",
     "nnunet-instance report EVAL_A EVAL_B EVAL_C -o report.html --images nnUNet_raw/DatasetXXX/imagesTs",
     "nnunet-instance report scores/blob scores/baseline -o report.html --images imagesTs",
 }
@@ -74,6 +75,7 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
 
 _GPUS = "needs two GPUs; two processes on a CPU are tests/training/test_processes.py"
 _DOCKER = "needs a docker daemon; what it runs is nnU-Net's own prediction, see test_release.py"
+_VIEWER = "a program with windows; test_overlays.py holds that it can read the files"
 _OF_NNUNET = "training with other plans or another trainer is the same command; each trainer and setting has its tests"
 
 NOT_RUN = {
@@ -82,6 +84,9 @@ NOT_RUN = {
     ' -v "$PWD/out":/output my-model': _DOCKER,
     'docker run --rm --network none -v "$PWD/imagesTs":/input:ro -v "$PWD/out":/output my-model'
     " -device cpu -npp 1 -nps 1": _DOCKER,
+    "itksnap -g imagesTs/case_1_0000.nii.gz -s SCORES/overlays/case_1.nii.gz"
+    " -l SCORES/overlays/itksnap_labels.txt": _VIEWER,
+    "itksnap -g imagesTs/case_1_0000.nii.gz -o imagesTs/case_1_0001.nii.gz -s instancesTs/case_1.nii.gz": _VIEWER,
     "make demo": "minutes long; run before a release, its figure is on the first page",
     "make docs": "a test inside 'make test' would build twice: 'make test' runs the same build",
     "make test": "runs the tests",

@@ -25,6 +25,7 @@ from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
+from nnunet_instance_trainers.evaluation.overlays import Overlay
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
@@ -49,6 +50,7 @@ class Job:
         rule: when an instance is found.
         bins_ml: edges of the size bins.
         froc: probability from which on voxels are candidates; None for no FROC.
+        overlays: folder for label images of what became of each object; None for none.
     """
 
     predictions: Path
@@ -63,6 +65,7 @@ class Job:
     rule: Rule
     bins_ml: tuple[float, ...]
     froc: float | None
+    overlays: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
     folders = {"reference": job.ground_truth, "prediction": job.predictions, "instances": job.instances}
     result = CaseResult({what: digest(folder / name) for what, folder in folders.items() if folder is not None})
+    overlay = None if job.overlays is None else Overlay(target.shape, len(job.classes))
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         p = None if probabilities is None else probabilities[evaluated.channel]
@@ -110,11 +114,15 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         has_ids = annotated is not None and evaluated.name in job.instance_classes
         instances = annotated[box] if has_ids else None
         detection = detect(instances, predicted[box], within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        if overlay is not None:
+            overlay.add(len(result.counts), box, detection)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
         result.objects.extend(_objects(case, evaluated.name, detection, job.bins_ml))
         if p is not None and job.froc is not None:
             result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
+    if overlay is not None and job.overlays is not None:
+        overlay.write(reader, job.overlays / name, geometry)
     return result
 
 
