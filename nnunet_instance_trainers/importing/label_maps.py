@@ -16,6 +16,7 @@ from nnunet_instance_trainers.data.label_folders import read_dataset
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.importing.cellpose_files import read_seg_npy
+from nnunet_instance_trainers.importing.cropped_maps import uncropped
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, group_channels, list_images, reader_of, stem
 from nnunet_instance_trainers.importing.objects import Objects
 
@@ -109,7 +110,9 @@ class LabelMaps:
         else:
             reader = reader_of(path, is_map=True)
             ids, geometry = read_labels(reader, path, case, None)
-            if not (image.located and type(reader) is type(image.reader)):
+            if image.located and type(reader) is type(image.reader):
+                ids, geometry = uncropped(ids, geometry, image)
+            else:
                 geometry = image.geometry  # at most one of the two formats knows where its voxels lie
         check_grid(path, case, ids, geometry, blank, image.geometry, other="its image")
         check_ids(ids, path, case)
