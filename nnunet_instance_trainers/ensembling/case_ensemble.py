@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.label_folders import (
     is_2d,
     read_known_labels,
 )
+from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.ensembling.functional import (
@@ -78,7 +79,7 @@ def ensemble_case(job: Job, case: str) -> list[Row]:
     with write_case(job.output, case, rows) as folder:
         for name, part in _parts(job, image, case):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            _write(reader, part, folder / name / f"{case}{job.ending}", geometry, case)
+            write_image(reader, part, folder / name / f"{case}{job.ending}", geometry, case)
     return rows
 
 
@@ -248,19 +249,7 @@ def _numbered(job: Job, labels: np.ndarray, case: str) -> np.ndarray:
     return ids.astype(np.uint16)
 
 
-# --- writing -----------------------------------------------------------------------------------------------
-
-
-def _write(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
-    try:
-        reader.write_seg(image, str(path), geometry)
-        if not np.array_equal(reader.read_seg(str(path))[0][0], image):  # SimpleITK's writers pass over a full disk
-            raise OSError("it reads back otherwise, so the disk may be full")
-    except Exception as error:  # each writer raises its own kind
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(
-            f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another folder with -o"
-        ) from None
+# --- the table ---------------------------------------------------------------------------------------------
 
 
 def _row(job: Job, case: str, c: ForegroundClass, by_member: MemberCounts, too_small: int, objects: int) -> Row:

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_instance_trainers.data.map_store import UNFINISHED
 from nnunet_instance_trainers.errors import UserError, writing
@@ -60,11 +59,6 @@ class Overlay:
         state[(instance == _FOUND) & (component == _HIT)] = _BOTH
         place = np.unravel_index(detection.place[state > 0], detection.shape)
         self.image[box][place] = len(_STATES) * c + state[state > 0]
-
-    def write(self, reader: BaseReaderWriter, path: Path, geometry: dict) -> None:
-        """Write it as nnU-Net writes segmentations."""
-        with writing(path.parent):
-            reader.write_seg(self.image, str(path), geometry)
 
 
 def write_names(folder: Path, classes: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.map_store import UNFINISHED
 from nnunet_instance_trainers.errors import UserError, writing
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, store_image
@@ -74,14 +75,15 @@ def write_case(
         for place in places.values():
             place.mkdir(exist_ok=True)
         store_image(files.images, places["images"], case, ending, image)
-        image.reader.write_seg(labels[ids], str(places["labels"] / f"{case}{ending}"), image.geometry)
-        if largest > _MOST:
-            if len(objects.classes) > _MOST:
-                raise UserError(f"case {case!r} has {len(objects.classes)} objects, and a map holds {_MOST}: crop it")
-            numbers = np.zeros(largest + 1, np.uint16)
-            numbers[sorted(objects.classes)] = np.arange(1, len(objects.classes) + 1)
-            ids = numbers[ids]
-        image.reader.write_seg(ids.astype(np.uint16), str(places["instances"] / f"{case}{ending}"), image.geometry)
+    label = labels[ids]
+    if largest > _MOST:
+        if len(objects.classes) > _MOST:
+            raise UserError(f"case {case!r} has {len(objects.classes)} objects, and a map holds {_MOST}: crop it")
+        numbers = np.zeros(largest + 1, np.uint16)
+        numbers[sorted(objects.classes)] = np.arange(1, len(objects.classes) + 1)
+        ids = numbers[ids]
+    for name, values in (("labels", label), ("instances", ids.astype(np.uint16))):
+        write_image(image.reader, values, places[name] / f"{case}{ending}", image.geometry, case)
 
 
 def write_description(

@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.label_folders import (
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.data.spacing_files import known_geometry
@@ -122,7 +123,7 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         if p is not None and job.froc is not None:
             result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
     if overlay is not None and job.overlays is not None:
-        overlay.write(reader, job.overlays / name, geometry)
+        write_image(reader, overlay.image, job.overlays / name, geometry, case)
     return result
 
 
