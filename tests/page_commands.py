@@ -23,6 +23,7 @@ RUN_AS_THEY_STAND = {
     "nnunet-instance evaluate -i PREDICTIONS -g labelsTs -o SCORES --instances instancesTs",
     "nnunet-instance objects -i PREDICTIONS -o OBJECTS",
     "nnunet-instance objects -i PREDICTIONS -o OBJECTS --reference EARLIER",
+    "nnunet-instance evaluate -i PREDICTIONS -g labelsTs -o SCORES --overlays",
     "nnunet-instance report EVAL_A EVAL_B EVAL_C -o report.html --images nnUNet_raw/DatasetXXX/imagesTs",
     "nnunet-instance report scores/blob scores/baseline -o report.html --images imagesTs",
 }
@@ -57,7 +58,13 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
     " --trainers nnUNetTrainer nnUNetTrainerBlob -o fit.json": "test_the_file_says_what_was_planted",
     "nnunet-instance check": "test_check_prints_a_line_each_and_ends_with_1_on_a_problem",
     "nnunet-instance check -d 27 -c 3d_fullres -tr nnUNetTrainerBlob": "test_check_names_what_is_not_there",
+    "nnunet-instance import -i images -l masks --dry-run": "test_dry_run_is_a_table_and_writes_nothing",
+    "nnunet-instance import -i images -l masks -o nnUNet_raw/Dataset123_Lesions": (
+        "test_objects_are_the_same_afterwards"
+    ),
     "nnunet-instance link": "test_the_link_does_too_and_goes_away_again",
+    "nnUNetv2_plan_and_preprocess -d 123 --verify_dataset_integrity": "test_nnunet_takes_what_was_brought_in",
+    "nnunet-instance precompute -d 123": "test_nnunet_takes_what_was_brought_in",
     "nnunet-instance precompute -d 27": _TRAINING,
     "nnunet-instance precompute -d 27 -c 3d_fullres": _TRAINING,
     "nnunet-instance release -d 27 -c 3d_fullres -tr nnUNetTrainerBlob -o RELEASED": _RELEASE,
@@ -70,6 +77,7 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
 
 _GPUS = "needs two GPUs; two processes on a CPU are tests/training/test_processes.py"
 _DOCKER = "needs a docker daemon; what it runs is nnU-Net's own prediction, see test_release.py"
+_VIEWER = "a program with windows; test_overlays.py holds that it can read the files"
 _OF_NNUNET = "training with other plans or another trainer is the same command; each trainer and setting has its tests"
 
 NOT_RUN = {
@@ -78,6 +86,9 @@ NOT_RUN = {
     ' -v "$PWD/out":/output my-model': _DOCKER,
     'docker run --rm --network none -v "$PWD/imagesTs":/input:ro -v "$PWD/out":/output my-model'
     " -device cpu -npp 1 -nps 1": _DOCKER,
+    "itksnap -g imagesTs/case_1_0000.nii.gz -s SCORES/overlays/case_1.nii.gz"
+    " -l SCORES/overlays/itksnap_labels.txt": _VIEWER,
+    "itksnap -g imagesTs/case_1_0000.nii.gz -o imagesTs/case_1_0001.nii.gz -s instancesTs/case_1.nii.gz": _VIEWER,
     "make demo": "minutes long; run before a release, its figure is on the first page",
     "make docs": "a test inside 'make test' would build twice: 'make test' runs the same build",
     "make test": "runs the tests",

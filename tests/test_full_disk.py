@@ -48,8 +48,11 @@ def commands(root: Path, disk: Path) -> dict[str, list[str]]:
     a, b = str(root / "A"), str(root / "B")
     masks = f"{a}_masks:0-0.005", f"{b}_masks:0.005-"
     dataset = str(root / "dataset.json")
+    scored = ["-i", f"{a}_masks", "-g", str(root / "labelsTs"), "-np", "1"]
     return {
-        "evaluate": ["-i", f"{a}_masks", "-g", str(root / "labelsTs"), "-o", str(disk / "scores"), "-np", "1"],
+        "evaluate": [*scored, "-o", str(disk / "scores")],
+        "evaluate --overlays": [*scored, "-o", str(disk / "scores"), "--overlays"],
+        "import": ["-i", str(root / "labelsTs"), "-l", f"{a}_masks", "-o", str(disk / "Dataset123_A"), "-np", "1"],
         "compare": [a, b, "-o", str(disk / "tables")],
         "report": [a, b, "-o", str(disk / "page" / "report.html")],
         "objects": ["-i", f"{a}_masks", "-o", str(disk / "objects"), "-djfile", dataset, "-np", "1"],
@@ -62,11 +65,13 @@ def files(disk: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("spoil", [fill, forbid])
-@pytest.mark.parametrize("command", ["evaluate", "compare", "report", "objects", "ensemble"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "evaluate --overlays", "import", "compare", "report", "objects", "ensemble"]
+)
 def test_a_command_that_cannot_write(
     models: list[Path], tmp_path: Path, small_disk: Path, spoil: Callable[[Path], None], command: str
 ) -> None:
-    words = [command, *commands(tmp_path, small_disk)[command]]
+    words = [command.split()[0], *commands(tmp_path, small_disk)[command]]
     spoil(small_disk)
     assert str(small_disk) in line_of(words)
     assert files(small_disk) == []

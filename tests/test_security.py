@@ -112,6 +112,8 @@ def test_no_module_calls_what_executes_its_input():
     files = sorted(PACKAGE.rglob("*.py"))
     assert len(files) > 80
     assert {str(file): calls for file in files if (calls := suspicious(file.read_text()))} == {}
+    picklers = [file.name for file in files if re.search(r"^\s*(from|import) pickle\b", file.read_text(), re.M)]
+    assert picklers == ["cellpose_files.py"]  # which looks up nothing that a pickle names
     openers = [file.name for file in files if "blosc2.open(" in file.read_text()]
     assert openers == ["preprocessed_files.py"]  # nnU-Net's own files; maps are decoded once their header was looked at
 
@@ -217,6 +219,22 @@ def test_nested_json_is_one_line(folder):
         Manifest.read(folder)
 
 
+@nnunet
+def test_masks_of_cellpose_execute_nothing(tmp_path, trace):
+    ids = np.eye(8, dtype=np.uint16)
+    for case in ("a", "b"):
+        write_masks(tmp_path / "cells", {case: ids}, ".png")
+        np.save(tmp_path / "cells" / f"{case}_seg.npy", {"masks": ids, "filename": Bomb(trace)})
+    words = ["import", "-i", tmp_path / "cells", "-np", 1, "-o"]
+    cli.main([str(word) for word in (*words, tmp_path / "Dataset123_A")])
+    assert (tmp_path / "Dataset123_A" / "instancesTr" / "b.png").is_file()
+    np.save(tmp_path / "cells" / "b_seg.npy", {"masks": Bomb(trace)})
+    assert "b_seg.npy is damaged or not as Cellpose writes it" in stopped(*words, tmp_path / "Dataset124_B")
+    np.load(tmp_path / "cells" / "b_seg.npy", allow_pickle=True)
+    assert trace.exists()  # the bomb does work
+    trace.unlink()
+
+
 # --- nothing leads out of its folder --------------------------------------------------------------------------
 
 
@@ -236,6 +254,19 @@ def test_the_ending_in_dataset_json_is_no_path(folder, command, ending):
     before = listing(folder)
     assert "is no dataset.json of nnU-Net" in stopped(*words)
     assert listing(folder) == before
+
+
+@nnunet
+@pytest.mark.parametrize("name", ["../outside.png", "/{}/outside.png", "inner/../../outside.png"])
+def test_images_of_a_coco_file_are_in_their_folder(tmp_path, name):
+    write_masks(tmp_path, {"outside": np.ones((8, 8))}, ".png")
+    (tmp_path / "images").mkdir()
+    entry = {"id": 1, "file_name": name.format(tmp_path), "height": 8, "width": 8}
+    (tmp_path / "x.json").write_text(json.dumps({"images": [entry], "annotations": [], "categories": []}))
+    before = listing(tmp_path)
+    words = ["import", "-i", tmp_path / "images", "-l", tmp_path / "x.json", "-o", tmp_path / "Dataset123_A"]
+    assert "which leads out of" in stopped(*words)
+    assert listing(tmp_path) == before
 
 
 @nnunet

@@ -45,6 +45,11 @@ def add_commands(add: AddCommand) -> None:
     evaluate.add_argument(
         "--instance-classes", nargs="+", metavar="NAME", help="classes that have ids in --instances (default: all)"
     )
+    evaluate.add_argument(
+        "--overlays",
+        action="store_true",
+        help="write OUT/overlays too: label images of what was found, missed, hit and false, for viewers",
+    )
     evaluate.add_argument("-djfile", type=Path, metavar="FILE", help="dataset.json (default: beside PRED or GT)")
     evaluate.add_argument("--chill", action="store_true", help="GT may hold cases that were not predicted")
     add_processes(evaluate)
@@ -77,22 +82,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if bins != sorted(set(bins)) or not 0 < bins[0] <= bins[-1] < float("inf"):
         raise UserError(f"--bins must be positive and ascending, got {' '.join(f'{edge:g}' for edge in bins)}")
     from nnunet_instance_trainers.evaluation.detection import Rule
+    from nnunet_instance_trainers.evaluation.overlays import overlays_folder
     from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate, format_table
 
-    evaluation = evaluate(
-        arguments.i,
-        arguments.g,
-        arguments.o,
-        instances=arguments.instances,
-        instance_classes=arguments.instance_classes,
-        rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
-        bins_ml=bins,
-        froc_threshold=arguments.froc,
-        surfaces_mm=arguments.surfaces,
-        dataset_json=arguments.djfile,
-        subset=arguments.chill,
-        n_processes=arguments.np,
-    )
+    with overlays_folder(arguments.o, arguments.overlays) as overlays:
+        evaluation = evaluate(
+            arguments.i,
+            arguments.g,
+            arguments.o,
+            instances=arguments.instances,
+            instance_classes=arguments.instance_classes,
+            rule=Rule(arguments.match, arguments.threshold, arguments.connectivity, arguments.minimum_size),
+            bins_ml=bins,
+            froc_threshold=arguments.froc,
+            surfaces_mm=arguments.surfaces,
+            overlays=overlays,
+            dataset_json=arguments.djfile,
+            subset=arguments.chill,
+            n_processes=arguments.np,
+        )
     print(f"\n{format_table(evaluation)}\n\ntables: {arguments.o}")
 
 

@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.label_folders import (
     is_2d,
     read_known_labels,
 )
+from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.ensembling.functional import (
@@ -30,7 +31,7 @@ from nnunet_instance_trainers.ensembling.functional import (
     merge_members,
     nest_regions,
 )
-from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_ids, write_case, write_image
+from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_ids, write_case
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components
 
@@ -278,7 +279,7 @@ def _numbered(job: Job, labels: np.ndarray, case: str) -> np.ndarray:
     return ids.astype(np.uint16)
 
 
-# --- writing -----------------------------------------------------------------------------------------------
+# --- the table ---------------------------------------------------------------------------------------------
 
 
 def _row(job: Job, case: str, c: ForegroundClass, by_member: MemberCounts, too_small: int, objects: int) -> Row:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
@@ -24,7 +23,7 @@ from nnunet_instance_trainers.data.case_workers import over_cases
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
 
-__all__ = ["INSTANCES", "REMEDY", "Output", "check_apart", "digest_states", "most_ids", "write_case", "write_image"]
+__all__ = ["INSTANCES", "REMEDY", "Output", "check_apart", "digest_states", "most_ids", "write_case"]
 
 INSTANCES = "instances"
 _RECORDS = ".records"
@@ -186,23 +185,6 @@ class Output:
 def most_ids(reader: type[BaseReaderWriter]) -> int:
     """The largest id that a writer of nnU-Net (2.8.1) stores: all have 16 bits for a label, one of them 8."""
     return 255 if reader.__name__ == "SimpleITKIOWithReorient" else 65535
-
-
-def write_image(reader: BaseReaderWriter, image: np.ndarray, path: Path, geometry: dict[str, Any], case: str) -> None:
-    """Write a label or id image (*S) and see that it reads back.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        reader.write_seg(image, str(path), geometry)
-        if not np.array_equal(reader.read_seg(str(path))[0][0], image):  # SimpleITK's writers pass over a full disk
-            raise OSError("it reads back otherwise, so the disk may be full")
-    except Exception as error:  # each writer raises its own kind
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UserError(
-            f"case {case!r}: cannot write {path} ({reason[0]}): make room, or give another folder with -o"
-        ) from None
 
 
 # --- what it is made from ----------------------------------------------------------------------------------

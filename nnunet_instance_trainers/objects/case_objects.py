@@ -12,11 +12,12 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_folders import ForegroundClass, Labels, box_around, read_known_labels
+from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.data.spacing_files import known_geometry, known_spacing
 from nnunet_instance_trainers.ensembling.case_ensemble import hysteresis_masks
 from nnunet_instance_trainers.ensembling.object_claims import combine_classes
-from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_ids, write_case, write_image
+from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_ids, write_case
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components, renumber
 from nnunet_instance_trainers.instances.volume_ranges import in_range

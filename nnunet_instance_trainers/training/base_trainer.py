@@ -28,6 +28,7 @@ from nnunet_instance_trainers.losses.named_terms import make_term
 from nnunet_instance_trainers.training.file_faults import GO_ON, explained
 from nnunet_instance_trainers.training.instance_loading import nnUNetTrainerWithInstances
 from nnunet_instance_trainers.training.loss_csv import LossRecord
+from nnunet_instance_trainers.training.other_loggers import log_epoch
 
 __all__ = ["nnUNetTrainerInstanceBase"]
 
@@ -177,4 +178,5 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
             self.current_epoch, of_all_processes=self._of_all_processes, write=self.local_rank == 0
         )
         self.print_to_log_file("loss parts:", ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        log_epoch(self.logger, "instance_losses", means, self.current_epoch, self.print_to_log_file)
         super().on_epoch_end()

@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.raw_files import RawFiles
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.scoring.folder_scores import evaluate, format_table
 from nnunet_instance_trainers.training.file_faults import GO_ON
+from nnunet_instance_trainers.training.other_loggers import log_epoch, log_summary
 from nnunet_instance_trainers.training.patch_counts import count_objects
 from nnunet_instance_trainers.training.scores_csv import ScoreRecord
 
@@ -86,6 +87,10 @@ class nnUNetTrainerScored(nnUNetTrainer):
             best_dice=self._best_ema is None or average > self._best_ema,
             write=self.local_rank == 0,
         )
+        names = self._class_names()
+        values = {f"{score}/{name}": self.scores[score][i] for score in self.scores for i, name in enumerate(names)}
+        values["f1_average"] = self.score_record.averages["f1"]
+        log_epoch(self.logger, "instance_scores", values, self.current_epoch, self.print_to_log_file)
 
     def _of_all_processes(self, own: Any) -> list[Any]:
         """``own`` of each process, in the order of their ranks; every process must call this."""
@@ -173,6 +178,9 @@ class nnUNetTrainerScored(nnUNetTrainer):
             self.print_to_log_file(f"no instance scores of the validation: {reason}")
         else:
             self.print_to_log_file(f"Instance scores of the validation\n{format_table(evaluation)}")
+            pooled = evaluation.summary["pooled"]["foreground"]
+            values = {name: pooled[name] for name in (*ScoreRecord.numbers, *ScoreRecord.ratios)}
+            log_summary(self.logger, "instance_scores/final_val", values, self.print_to_log_file)
 
     @property
     def _raw_files(self) -> RawFiles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from math import isnan, nan
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -357,6 +358,8 @@ def test_the_final_validation_writes_instance_scores_beside_nnunets_summary(boxe
     trainer, folder, labels = validated
     if not annotated:
         shutil.rmtree(boxes[0].raw / BOXES / "instancesTr")
+    told = {}
+    trainer.logger.loggers.append(SimpleNamespace(log_summary=told.__setitem__))
     for _ in range(2):  # '--val' validates again
         trainer.perform_actual_validation()
     evaluation = read_evaluation(folder / "instance_scores")
@@ -367,6 +370,8 @@ def test_the_final_validation_writes_instance_scores_beside_nnunets_summary(boxe
     assert (case["instances"] > n_components) is annotated
     assert case["missed"] >= 1 and (folder / "summary.json").read_text() == "nnU-Net's own"
     assert "Instance scores of the validation" in log(trainer) and "volume_ratio" in log(trainer)
+    for name in ("instances", "missed", "false", "f1", "precision"):
+        assert told[f"instance_scores/final_val/{name}"] == pytest.approx(case[name])
 
 
 def test_a_map_that_does_not_fit_costs_the_scores_but_not_the_validation(boxes, validated):

@@ -18,6 +18,7 @@ from nnunet_instance_trainers.data.label_folders import (
     voxel_volume_ml,
 )
 from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
+from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.map_store import digest
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.data.spacing_files import known_geometry
@@ -26,6 +27,7 @@ from nnunet_instance_trainers.evaluation.counts import DETECTION, Counts
 from nnunet_instance_trainers.evaluation.detection import Detection, Rule, detect
 from nnunet_instance_trainers.evaluation.froc import Candidates, find_candidates
 from nnunet_instance_trainers.evaluation.object_surfaces import class_surfaces, instance_surfaces
+from nnunet_instance_trainers.evaluation.overlays import Overlay
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 from nnunet_instance_trainers.instances.volume_ranges import size_bins
 
@@ -51,6 +53,7 @@ class Job:
         bins_ml: edges of the size bins.
         froc: probability from which on voxels are candidates; None for no FROC.
         surfaces_mm: tolerance of the surface Dice; None for no surface scores.
+        overlays: folder for label images of what became of each object; None for none.
     """
 
     predictions: Path
@@ -66,6 +69,7 @@ class Job:
     bins_ml: tuple[float, ...]
     froc: float | None
     surfaces_mm: float | None
+    overlays: Path | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
     valid = target != job.ignore if job.ignore is not None and (target == job.ignore).any() else None
     folders = {"reference": job.ground_truth, "prediction": job.predictions, "instances": job.instances}
     result = CaseResult({what: digest(folder / name) for what, folder in folders.items() if folder is not None})
+    overlay = None if job.overlays is None else Overlay(target.shape, len(job.classes))
     for evaluated in job.classes:
         mask, predicted = evaluated.mask(target), evaluated.mask(prediction)
         p = None if probabilities is None else probabilities[evaluated.channel]
@@ -115,6 +120,8 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         instances = annotated[box] if has_ids else None
         predicted = predicted[box]
         detection = detect(instances, predicted, within=mask, valid=inside, rule=job.rule, voxel_ml=voxel_ml)
+        if overlay is not None:
+            overlay.add(len(result.counts), box, detection)
         result.counts.append(detection.counts)
         result.by_size.append(detection.counts_by_size(np.array(job.bins_ml)))
         rows = list(_objects(case, evaluated.name, detection, job.bins_ml))
@@ -126,6 +133,8 @@ def evaluate_case(job: Job, case: str) -> CaseResult:
         result.objects.extend(rows)
         if p is not None and job.froc is not None:
             result.candidates.append(find_candidates(instances, p[box], threshold=job.froc, within=mask, valid=inside))
+    if overlay is not None and job.overlays is not None:
+        write_image(reader, overlay.image, job.overlays / name, geometry, case)
     return result
 
 

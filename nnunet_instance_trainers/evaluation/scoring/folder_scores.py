@@ -13,6 +13,7 @@ from nnunet_instance_trainers.data.label_folders import Labels, find_labels, fin
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.detection import OVERLAP, Rule
 from nnunet_instance_trainers.evaluation.froc import froc
+from nnunet_instance_trainers.evaluation.overlays import write_names
 from nnunet_instance_trainers.evaluation.scoring.case_scores import (
     SIZE_SCORES,
     CaseResult,
@@ -45,6 +46,7 @@ def evaluate(
     bins_ml: Sequence[float] = BINS_ML,
     froc_threshold: float | None = None,
     surfaces_mm: float | None = None,
+    overlays: Path | None = None,
     dataset_json: Path | None = None,
     subset: bool = False,
     n_processes: int = 1,
@@ -61,6 +63,8 @@ def evaluate(
         froc_threshold: write ``froc.csv`` too, from the ``.npz`` beside the predictions, with candidates at this
             probability.
         surfaces_mm: add distances between surfaces, and surface Dice at this tolerance, to cases and objects.
+        overlays: folder for label images of what became of each object, with names and colours beside them; None for
+            none.
         dataset_json: None to look for it beside the predictions, and beside or above the ground truth.
         subset: whether the ground truth may hold more cases than were predicted.
         n_processes: worker processes.
@@ -87,6 +91,7 @@ def evaluate(
         bins_ml=tuple(float(edge) for edge in bins_ml),
         froc=froc_threshold,
         surfaces_mm=surfaces_mm,
+        overlays=overlays,
         classes=labels.classes,
         known=labels.known,
         ignore=labels.ignore,
@@ -99,6 +104,8 @@ def evaluate(
     evaluation = _collect(output.resolve().name, job, {case: results[case] for case in cases})
     evaluation.summary["settings"]["dataset_json"] = str(file.resolve())
     write_evaluation(output, evaluation)
+    if overlays is not None:
+        write_names(overlays, [evaluated.name for evaluated in job.classes])
     return evaluation
 
 
