@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 
 from nnunet_instance_trainers import __version__
-from nnunet_instance_trainers.cli import challenges, checking, demo, ensembling, preparation, scoring, trainers
+from nnunet_instance_trainers.cli import challenges, checking, demo, ensembling, preparation, scoring, study, trainers
 from nnunet_instance_trainers.errors import UserError, one_line_exit
 
 __all__ = ["main"]
@@ -42,6 +42,6 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (trainers, checking, preparation, scoring, challenges, ensembling, demo):
+    for group in (trainers, checking, preparation, scoring, challenges, ensembling, study, demo):
         group.add_commands(add)
     return parser

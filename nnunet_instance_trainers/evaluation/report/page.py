@@ -24,6 +24,10 @@ from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 __all__ = ["check_file", "choose_cases", "render", "report", "write_page", "write_report"]
 
 _SUSPECT = (0.67, 1.5)
+_TEST = (
+    "First minus second model, paired by case. p is Wilcoxon's two-sided signed-rank test over the cases, Holm's "
+    "correction covers the pairs of one score."
+)
 
 
 def write_report(
@@ -72,7 +76,8 @@ def report(models: Sequence[Evaluation], tables: Sequence[Table], images: Path |
 
 
 def render(**values: Any) -> str:
-    """The template, filled in."""
+    """The template, filled in; what only a study has may be left out."""
+    values = {"drawn": "cases", "test": _TEST, "missing": [], "extras": [], **values}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["breakable"] = breakable
     template = environment.from_string((files(__package__) / "template.html").read_text(encoding="utf-8"))

@@ -19,7 +19,19 @@ from nnunet_instance_trainers.evaluation.report.tables import number
 from nnunet_instance_trainers.evaluation.resampling import bootstrap, interval
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation, bin_names
 
-__all__ = ["Exhibit", "Picture", "case_pictures", "count_sizes", "dice_against_f1", "froc", "notes", "objects_by_size"]
+__all__ = [
+    "Exhibit",
+    "Picture",
+    "case_pictures",
+    "count_sizes",
+    "dice_against_f1",
+    "froc",
+    "model_keys",
+    "notes",
+    "objects_by_size",
+    "sensitivity_by_size",
+    "vector",
+]
 
 
 @dataclass(frozen=True)
@@ -94,8 +106,8 @@ def objects_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], besid
             if found + missed + false
         ]
         words = f"Stacked bars of objects per size. {model} ({beside[model]}): {'; '.join(parts) or 'no objects'}."
-        pictures.append(_vector(charts.object_bars(bins, own, top), words, model, (beside[model],)))
-    return Exhibit(pictures, [_vector(chart_looks.state_key(state), name=state) for state in chart_looks.STATES])
+        pictures.append(vector(charts.object_bars(bins, own, top), words, model, (beside[model],)))
+    return Exhibit(pictures, [vector(chart_looks.state_key(state), name=state) for state in chart_looks.STATES])
 
 
 def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], beside: Mapping[str, str]) -> Exhibit:
@@ -105,7 +117,7 @@ def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], b
         words.append(f"{model} ({beside[model]}): {'; '.join(parts) or 'no instances'}.")
     figure = charts.sensitivity_by_size(bins, list(counts.values()))
     alternative = f"Lines of sensitivity against the size of the instance. {' '.join(words)}"
-    return Exhibit([_vector(figure, alternative)], _model_keys({m: (beside[m],) for m in counts}), wide=True)
+    return Exhibit([vector(figure, alternative)], model_keys({m: (beside[m],) for m in counts}), wide=True)
 
 
 def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) -> Exhibit | None:
@@ -129,7 +141,7 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
     alternative = f"Curves of sensitivity against false positives per image. {' '.join(words)}"
     lines = {model.name: (averages[model.name], beside[model.name]) for model in models if model.name in averages}
     names = [model.name for model in models]
-    return Exhibit([_vector(figure, alternative)], _model_keys(lines, names), wide=True)
+    return Exhibit([vector(figure, alternative)], model_keys(lines, names), wide=True)
 
 
 def _average(model: Evaluation, label: str) -> str:
@@ -152,7 +164,7 @@ def dice_against_f1(table: Table, beside: Mapping[str, str]) -> Exhibit:
                 f", median Dice {np.median(dice[known]):.2f}, median F1 {np.median(f1[known]):.2f}, "
                 f"lowest F1 {f1[known].min():.2f}"
             )
-        pictures.append(_vector(charts.case_scatter(m, dice, f1), f"{words}.", model, (beside[model],)))
+        pictures.append(vector(charts.case_scatter(m, dice, f1), f"{words}.", model, (beside[model],)))
     return Exhibit(pictures, [])
 
 
@@ -182,17 +194,18 @@ def case_pictures(
         objects = f"{model}: {counts}; {', '.join(scores[model])}."
         words = f"{kind} of case {case} with found, missed and false objects. {objects}"
         pictures.append(_bitmap(draw_case(one, image, spacing), words, model, (counts, *scores[model])))
-    legend = [_vector(chart_looks.state_key(state, marked=True), name=state) for state in chart_looks.STATES]
+    legend = [vector(chart_looks.state_key(state, marked=True), name=state) for state in chart_looks.STATES]
     return Exhibit(pictures, legend, wide=not flat, heading=heading)
 
 
-def _model_keys(lines: Mapping[str, tuple[str, ...]], models: Sequence[str] | None = None) -> list[Picture]:
+def model_keys(lines: Mapping[str, tuple[str, ...]], models: Sequence[str] | None = None) -> list[Picture]:
     """Keys of models, which keep their looks where some are left out."""
     places = {model: k for k, model in enumerate(models or lines)}
-    return [_vector(chart_looks.model_key(places[model]), name=model, lines=own) for model, own in lines.items()]
+    return [vector(chart_looks.model_key(places[model]), name=model, lines=own) for model, own in lines.items()]
 
 
-def _vector(figure: Figure, alternative: str = "", name: str = "", lines: tuple[str, ...] = ()) -> Picture:
+def vector(figure: Figure, alternative: str = "", name: str = "", lines: tuple[str, ...] = ()) -> Picture:
+    """A figure as a picture that scales."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"hatch.linewidth": 0.7, "svg.hashsalt": "report", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None})
