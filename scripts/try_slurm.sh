@@ -60,7 +60,7 @@ if [ ! -e "$folder/toy" ]; then
 fi
 run() {
   "$python" -m nnunet_instance_trainers.cli study "$folder/toy/toy.yaml" -j 4 --executor slurm \
-    -- --slurm-no-account --slurm-init-seconds-before-status-checks 5
+    --snakemake --slurm-no-account --slurm-init-seconds-before-status-checks 5
 }
 for time in first second; do
   begun=$(date +%s)

@@ -27,7 +27,11 @@ def add_commands(add: AddCommand) -> None:
     study.add_argument("--dry-run", action="store_true", help="only say what would be done")
     study.add_argument("--executor", default="", metavar="NAME", help="of Snakemake, such as slurm (default: here)")
     study.add_argument(
-        "more", nargs="*", metavar="-- OPTION", help="options for Snakemake, such as -- --profile cluster"
+        "--snakemake",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="OPTION",
+        help="all that follows are options of Snakemake, such as --profile cluster",
     )
 
 
@@ -44,7 +48,7 @@ def _study(arguments: argparse.Namespace) -> None:
             raise UserError(f"{flag} must be at least 1, got {value}")
     from nnunet_instance_trainers.study.workflow import Options, run_study
 
-    options = Options(arguments.j, arguments.gpus, arguments.dry_run, arguments.executor, arguments.more)
+    options = Options(arguments.j, arguments.gpus, arguments.dry_run, arguments.executor, arguments.snakemake)
     folder = run_study(arguments.file, options)
     if not options.dry_run:
         print(f"report: {folder / 'report.html'}")

@@ -86,8 +86,9 @@ def _table(
 ) -> Table:
     above, below = (np.stack([outcomes.by_seed(part[i]) for part in parts.values()]) for i in (0, 1))  # (R, A, S, N)
     draws = draw(above, below)
-    low, high = draws.interval()
     names = {name: k for k, name in enumerate(parts)}
+    most = np.array([1 if score.kind == "mean" else np.inf for score in SCORES])
+    low, high = _within(draws, most[:, None])
     ranked = [score for score in SCORES if score.group]
     ranks = {score.name: dense_ranks(draws.value[names[score.name]], score.better) for score in ranked}
     values = divide(above.sum(-2), below.sum(-2))
@@ -108,6 +109,12 @@ def _table(
         },
         pairs,
     )
+
+
+def _within(draws: Draws, most: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The interval, as far as there are such scores: none is below 0, and a share is not above 1."""
+    low, high = draws.interval()
+    return np.maximum(low, 0), np.minimum(high, most)
 
 
 def _pairs(arms: Sequence[str], reference: str, score: str, draws: Draws, cases: int) -> list[Pair]:
@@ -149,7 +156,7 @@ def compare_sizes(outcomes: Outcomes, reference: str, patients: str = "", seed: 
 def _size_rows(
     label: str, score: str, outcomes: Outcomes, reference: str, draws: Draws, instances: np.ndarray
 ) -> list[SizeRow]:
-    low, high = draws.interval()
+    low, high = _within(draws, 1 if score == "sensitivity" else np.inf)
     pairs = {
         (b, pair.first): pair
         for b in range(len(outcomes.sizes))

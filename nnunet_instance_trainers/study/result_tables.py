@@ -84,7 +84,9 @@ def size_markdown(sizes: Sequence[SizeRow], label: str) -> str:
     """For one class a table per score: an arm per row, a size per column; below the reference differences to it."""
     blocks = []
     for score in SIZE_SCORES:
-        own = [row for row in sizes if row.label == label and row.score == score]
+        every = [row for row in sizes if row.label == label and row.score == score]
+        there = {row.size for row in every if row.instances or row.value > 0}
+        own = [row for row in every if row.size in there]
         bins = dict.fromkeys((row.size, row.instances) for row in own)
         arms = list(dict.fromkeys(row.arm for row in own))
         head = [score, *(f"{size} mL (n = {n:,})" for size, n in bins)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nnunet_instance_trainers.evaluation import charts
 from nnunet_instance_trainers.evaluation.chart_looks import AS_WRITTEN, style
@@ -60,6 +61,7 @@ def _curves(arms: Sequence[str], trainings: Sequence[Mapping[str, Any]]) -> Figu
         for own in trainings:
             colour, _, dashes = style(arms.index(own["training"]["arm"]))
             axis.plot(own[name], color=colour, linestyle=dashes, linewidth=1, alpha=0.8)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlabel("epoch", fontsize=9)
         axis.set_ylabel(label, fontsize=9)
         axis.tick_params(labelsize=8)

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +89,26 @@ def _planned(study: Study) -> bool:
 
 
 def _check(study: Study) -> dict[str, bool]:
-    """Check the arms; nnU-Net prints what it looks for where."""
-    from nnunet_instance_trainers.linking import check_torchvision, set_variable
-
-    check_torchvision()
-    set_variable()
+    """Check the arms, in a process of its own: this one waits for hours, and without nnU-Net it takes less memory."""
     file = study.preprocessed / f"{study.plans}.json"
     if not file.is_file() and study.plans != "nnUNetPlans":
         raise UserError(
             f"there are no plans {study.plans!r} in {study.preprocessed}: make them with nnU-Net, or leave 'plans' out"
         )
-    with redirect_stdout(io.StringIO()):
+    plans = read_json(file, "plan the dataset again") if file.is_file() else None
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_check_arms, study, plans).result()
+
+
+def _check_arms(study: Study, plans: dict[str, Any] | None) -> dict[str, bool]:
+    from nnunet_instance_trainers.linking import check_torchvision, set_variable
+
+    check_torchvision()
+    set_variable()
+    with redirect_stdout(io.StringIO()):  # nnU-Net prints where it looks for trainers
         from nnunet_instance_trainers.study.arm_checks import check_arms
 
-        return check_arms(study, read_json(file, "plan the dataset again") if file.is_file() else None)
+        return check_arms(study, plans)
 
 
 def _gpus(study: Study, options: Options) -> int:
