@@ -4,7 +4,7 @@
 #     scripts/try_slurm.sh [FOLDER]
 #
 # It installs slurm-wlm and munge, writes /etc/slurm/slurm.conf (the plugin drops SLURM_* variables, so no other place
-# will do), starts the three daemons, runs the toy study of tests/toy_study.py as SLURM jobs twice, prints what came of
+# will do; without accounting squeue has to tell how jobs ended, which MinJobAge keeps), starts the three daemons, runs the toy study of tests/toy_study.py as SLURM jobs twice, prints what came of
 # it, and ends the daemons. An existing slurm.conf of somebody else's is not touched.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -30,6 +30,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 MpiDefault=none
 ReturnToService=2
+MinJobAge=3600
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -60,7 +61,7 @@ if [ ! -e "$folder/toy" ]; then
 fi
 run() {
   "$python" -m nnunet_instance_trainers.cli study "$folder/toy/toy.yaml" -j 4 --executor slurm \
-    --snakemake --slurm-no-account --slurm-init-seconds-before-status-checks 5
+    --snakemake --slurm-no-account --slurm-init-seconds-before-status-checks 5 --slurm-status-command squeue
 }
 for time in first second; do
   begun=$(date +%s)

@@ -76,15 +76,17 @@ def find_missing(folder: Path, plan: Mapping[str, Any]) -> list[str]:
             if kind == "results" or (folder / "jobs" / kind / f"{name}.json").is_file():
                 continue
             if all((folder / need).is_file() for need in job["needs"]):
-                failed.append(f"{_VERBS[kind]} of {_named(name)}: {_reason(folder, kind, name)}")
+                failed.append(f"{_VERBS[kind]} of {_named(job)}: {_reason(folder, kind, name)}")
             else:
                 waiting += 1
     return failed + ([f"{waiting} jobs that need them"] if waiting else [])
 
 
-def _named(name: str) -> str:
-    """A job's name without its digest."""
-    return name.rpartition("-")[0].replace("-", ", ") or "the dataset"
+def _named(job: Mapping[str, Any]) -> str:
+    if "training" in job:
+        training = job["training"]
+        return f"{training['arm']}, seed{training['seed']}, fold_{training['fold']}"
+    return f"seed{job['seed']}" if "seed" in job else "the dataset"
 
 
 def _reason(folder: Path, kind: str, name: str) -> str:

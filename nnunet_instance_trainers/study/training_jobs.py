@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_instance_trainers.data.map_store import digest, write_atomically
+from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.nnunet_commands import dataset_id
 from nnunet_instance_trainers.data.precompute import precompute
 from nnunet_instance_trainers.data.preprocessed_files import preprocessed_cases
@@ -77,7 +77,6 @@ def train(study: Study, plan: Any, job: Any, threads: int) -> dict[str, Any]:
     curves = {"train_loss": log["train_losses"], "val_loss": log["val_losses"], "pseudo_dice": log["mean_fg_dice"]}
     return {
         "training": job["training"],
-        "plans": digest(repr(sorted(plans.items())).encode()),
         "seconds_per_epoch": [float(value) for value in seconds],
         **{name: [float(value) for value in values] for name, values in curves.items()},
     }

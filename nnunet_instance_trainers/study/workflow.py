@@ -127,7 +127,8 @@ def _run(study: Study, plan: dict[str, Any], options: Options, lock: int) -> Non
     file = study.output / ("dry_run.json" if options.dry_run else "plan.json")
     write_plan(plan, file)
     try:
-        ended = subprocess.run(_command(study, plan, options, file), pass_fds=(lock,)).returncode
+        with subprocess.Popen(_command(study, plan, options, file), pass_fds=(lock,)) as process:
+            ended = _wait(process)
     finally:
         if options.dry_run:
             file.unlink()
@@ -135,6 +136,15 @@ def _run(study: Study, plan: dict[str, Any], options: Options, lock: int) -> Non
         _tell_what_is_missing(study, plan, file)
     if ended:
         raise UserError(f"Snakemake ended with status {ended}: see what it says above")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its status; Ctrl-C goes to Snakemake too, which ends its jobs and then itself."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _command(study: Study, plan: dict[str, Any], options: Options, file: Path) -> list[str]:
