@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,10 @@ def test_a_score_that_rises_with_the_volume_is_warned_of(rows: list[dict]) -> No
         f"Blob predicts {ratio[1]:.2f} times the true volume and Baseline {ratio[0]:.2f}, and its"
     )
     assert "sensitivity" in lines[0]
-    assert rising_with_volume(compare_arms(Outcomes.of(rows, "Blob"), "Blob")[0]) == []
+    steady = [replace(pair, low=-0.1) if pair.score == "volume_ratio" else pair for pair in table.pairs]
+    assert rising_with_volume(replace(table, pairs=steady)) == []
+    fallen = [pair if pair.score == "volume_ratio" else replace(pair, low=-0.1) for pair in table.pairs]
+    assert rising_with_volume(replace(table, pairs=fallen)) == []
 
 
 def test_tables_say_the_same_numbers(rows: list[dict], tmp_path: Path) -> None:

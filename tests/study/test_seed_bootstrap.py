@@ -90,6 +90,15 @@ def test_the_error_of_cases_alone_is_that_of_their_mean() -> None:
     assert freedom == pytest.approx(39)
 
 
+def test_what_a_training_and_a_patient_explain_together_counts_once() -> None:
+    """With noise alone the mean varies by 1 / (S N), and drawing both says three times that (Owen 2007)."""
+    scores = np.random.default_rng(0).normal(0, 1, (200, 3, 30))
+    draws = SeedBootstrap(np.zeros(30, int), np.arange(30), 3, resamples=400)(scores, np.ones_like(scores))
+    error, _ = draws.spread()
+    assert np.mean(draws.both.var(0)) * 90 > 2.2
+    assert 0.9 < np.mean(error**2) * 90 < 1.7
+
+
 def test_images_of_one_patient_are_drawn_together() -> None:
     cases = np.random.default_rng(0).normal(0, 1, 10)
     scores = np.repeat(cases, 2)[None, None]  # two images of each patient, which say the same twice
