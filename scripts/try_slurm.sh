@@ -4,8 +4,9 @@
 #     scripts/try_slurm.sh [FOLDER]
 #
 # It installs slurm-wlm and munge, writes /etc/slurm/slurm.conf (the plugin drops SLURM_* variables, so no other place
-# will do; without accounting squeue has to tell how jobs ended, which MinJobAge keeps), starts the three daemons, runs the toy study of tests/toy_study.py as SLURM jobs twice, prints what came of
-# it, and ends the daemons. An existing slurm.conf of somebody else's is not touched.
+# will do), starts the three daemons, runs the toy study of tests/toy_study.py as SLURM jobs twice, prints what came of
+# it, ends the daemons and removes slurm.conf. One of somebody else's is not touched. There is no accounting, so squeue
+# has to tell how jobs ended, and MinJobAge keeps them for it.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mkdir -p "${1:-/tmp/try_slurm}" && cd "${1:-/tmp/try_slurm}" && pwd)
@@ -43,7 +44,7 @@ CONF
 chown -R munge: /etc/munge /run/munge
 chmod 400 /etc/munge/munge.key
 started=()
-end() { for pid in "${started[@]}"; do kill "$pid" 2> /dev/null || true; done; }
+end() { for pid in "${started[@]}"; do kill "$pid" 2> /dev/null || true; done; rm -f $conf; }
 trap end EXIT
 if [ ! -S /run/munge/munge.socket.2 ] || ! munge -n > /dev/null 2>&1; then
   setpriv --reuid=munge --regid=munge --clear-groups munged --foreground > "$folder/munged.log" 2>&1 & started+=($!)

@@ -33,7 +33,7 @@ class SizeRow:
     """An arm in one class and size.
 
     Attributes:
-        label: of the class, or :data:`~.model_comparison.ALL_CLASSES`.
+        label: of the class, or "all classes".
         size: the bin, in mL.
         score: one of :data:`SIZE_SCORES`.
         instances: of the annotations in this bin.

@@ -141,7 +141,7 @@ class Study:
 
 
 def read_study(file: Path) -> Study:
-    """Read and check the file; trainers and their settings are checked by :mod:`.arm_checks`.
+    """Read and check the file; trainers and their settings are checked later, by ``check_arms``.
 
     Raises:
         UserError: the first thing that is wrong with it, in one line.
