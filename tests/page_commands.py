@@ -78,6 +78,7 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
 _GPUS = "needs two GPUs; two processes on a CPU are tests/training/test_processes.py"
 _DOCKER = "needs a docker daemon; what it runs is nnU-Net's own prediction, see test_release.py"
 _VIEWER = "a program with windows; test_overlays.py holds that it can read the files"
+_STUDY = "trains for minutes; tests/study/test_workflow.py runs a toy study, and test_study_file.py reads the example"
 _OF_NNUNET = "training with other plans or another trainer is the same command; each trainer and setting has its tests"
 
 NOT_RUN = {
@@ -97,7 +98,14 @@ NOT_RUN = {
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerBlob -p nnUNetPlansSmall": _OF_NNUNET,
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerICI -p nnUNetPlansGDF": _OF_NNUNET,
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerInstanceBaseline": _OF_NNUNET,
+    "nnunet-instance study --example": _STUDY,
+    "nnunet-instance study study.yaml --dry-run": _STUDY,
+    "nnunet-instance study study.yaml -j 8 --gpus 2": _STUDY,
+    "nnunet-instance study study.yaml -j 50 --executor slurm": "needs SLURM; scripts/try_slurm.sh runs one",
+    "nnunet-instance study study.yaml -j 50 --snakemake --profile cluster": "needs a cluster and its profile",
+    "pip install 'nnunet-instance-trainers[study]'": "needs a package index",
     "pip install build": "needs a package index",
+    "pip install snakemake-executor-plugin-slurm": "needs a package index",
 }
 
 

@@ -17,6 +17,7 @@ from nnunet_instance_trainers.cli import (
     objects,
     preparation,
     scoring,
+    study,
     trainers,
 )
 from nnunet_instance_trainers.errors import UserError, one_line_exit
@@ -52,6 +53,6 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for group in (trainers, checking, importing, preparation, scoring, challenges, objects, ensembling, demo):
+    for group in (trainers, checking, importing, preparation, scoring, challenges, objects, ensembling, study, demo):
         group.add_commands(add)
     return parser

@@ -63,6 +63,11 @@ class Models:
         """The predictions of the cases that a fold was not trained on."""
         return self.folder(trainer) / f"fold_{fold}" / "validation"
 
+    @property
+    def ground_truth(self) -> Path:
+        """The labels of the cases that the folds predict."""
+        return Path(os.environ["nnUNet_preprocessed"]) / self.dataset / "gt_segmentations"
+
     def previous_stage(self, trainer: str) -> str | None:
         """The configuration that a cascade's model builds on; None where it builds on none.
 
@@ -170,7 +175,7 @@ def _above(
 def find_cases(models: Models, instances: Path | None, connectivity: int) -> tuple[ListJob, dict[str, int]]:
     """What the workers need, and the fold of each case."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / models.dataset
-    truth, file = preprocessed / "gt_segmentations", preprocessed / "dataset.json"
+    truth, file = models.ground_truth, preprocessed / "dataset.json"
     dataset = read_dataset(file)
     ending = dataset["file_ending"]
     fold_of = _cases(models, ending)

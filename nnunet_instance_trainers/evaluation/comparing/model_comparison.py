@@ -24,6 +24,8 @@ __all__ = [
     "Score",
     "Table",
     "compare",
+    "join_classes",
+    "score_parts",
     "scores_of",
     "write_comparison",
 ]
@@ -173,10 +175,10 @@ def compare(
     names = [model.name for model in models]
     pairs = [(name, names[0]) for name in names[1:]] if pairs is None else pairs
     cases, classes = (list(dict.fromkeys(str(row[key]) for row in models[0].cases)) for key in ("case", "class"))
-    parts = {score.name: _parts(score, models, cases, classes) for score in scores}
+    parts = {score.name: score_parts(score, models, cases, classes) for score in scores}
     tables = []
     if len(classes) > 1:
-        joined = {score.name: _join_classes(score, *parts[score.name]) for score in scores}
+        joined = {score.name: join_classes(score, *parts[score.name]) for score in scores}
         tables.append(_table(ALL_CLASSES, names, cases, joined, pairs, seed, scores))
     for k, label in enumerate(classes):
         one = {name: (above[:, :, k], below[:, :, k]) for name, (above, below) in parts.items()}
@@ -221,7 +223,7 @@ def write_comparison(tables: Sequence[Table], folder: Path, scores: Sequence[Sco
 # --- numbers -----------------------------------------------------------------------------------------------
 
 
-def _parts(
+def score_parts(
     score: Score, models: Sequence[Evaluation], cases: Sequence[str], classes: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator (M, N, K) of a score; both 0 where it has no value for some model."""
@@ -243,7 +245,8 @@ def _column(name: str, models: Sequence[Evaluation], cases: Sequence[str], class
     return values
 
 
-def _join_classes(score: Score, above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def join_classes(score: Score, above: np.ndarray, below: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same over all classes: means of those that a case has, sums of counts and volumes."""
     above, below = above.sum(-1), below.sum(-1)
     if score.kind == "pooled":
         return above, below

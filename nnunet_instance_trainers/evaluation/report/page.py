@@ -24,6 +24,10 @@ from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 __all__ = ["check_file", "choose_cases", "plural", "render", "report", "write_page", "write_report"]
 
 _SUSPECT = (0.67, 1.5)
+_TEST = (
+    "First minus second model, paired by case. p is Wilcoxon's two-sided signed-rank test over the cases, Holm's "
+    "correction covers the pairs of one score."
+)
 
 
 def write_report(
@@ -76,12 +80,13 @@ def render(template: str = "", **values: Any) -> str:
 
     Args:
         template: its text, which extends ``frame.html``; empty for that of comparisons.
-        values: for the template and for the frame.
+        values: for the template and for the frame; what only a study has may be left out.
     """
 
     def own(name: str) -> str:
         return (files(__package__) / name).read_text(encoding="utf-8")
 
+    values = {"drawn": "cases", "test": _TEST, "missing": [], "extras": [], **values}
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(own)
     )

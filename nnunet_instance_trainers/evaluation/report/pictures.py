@@ -27,8 +27,10 @@ __all__ = [
     "count_sizes",
     "dice_against_f1",
     "froc",
+    "model_keys",
     "notes",
     "objects_by_size",
+    "sensitivity_by_size",
     "vector",
 ]
 
@@ -116,7 +118,7 @@ def sensitivity_by_size(bins: Sequence[str], counts: Mapping[str, SizeCounts], b
         words.append(f"{model} ({beside[model]}): {'; '.join(parts) or 'no instances'}.")
     figure = charts.sensitivity_by_size(bins, list(counts.values()))
     alternative = f"Lines of sensitivity against the size of the instance. {' '.join(words)}"
-    return Exhibit([vector(figure, alternative)], _model_keys({m: (beside[m],) for m in counts}), wide=True)
+    return Exhibit([vector(figure, alternative)], model_keys({m: (beside[m],) for m in counts}), wide=True)
 
 
 def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) -> Exhibit | None:
@@ -140,7 +142,7 @@ def froc(models: Sequence[Evaluation], label: str, beside: Mapping[str, str]) ->
     alternative = f"Curves of sensitivity against false positives per image. {' '.join(words)}"
     lines = {model.name: (averages[model.name], beside[model.name]) for model in models if model.name in averages}
     names = [model.name for model in models]
-    return Exhibit([vector(figure, alternative)], _model_keys(lines, names), wide=True)
+    return Exhibit([vector(figure, alternative)], model_keys(lines, names), wide=True)
 
 
 def _average(model: Evaluation, label: str) -> str:
@@ -197,7 +199,7 @@ def case_pictures(
     return Exhibit(pictures, legend, wide=not flat, heading=heading)
 
 
-def _model_keys(lines: Mapping[str, tuple[str, ...]], models: Sequence[str] | None = None) -> list[Picture]:
+def model_keys(lines: Mapping[str, tuple[str, ...]], models: Sequence[str] | None = None) -> list[Picture]:
     """Keys of models, which keep their looks where some are left out."""
     places = {model: k for k, model in enumerate(models or lines)}
     return [vector(chart_looks.model_key(places[model]), name=model, lines=own) for model, own in lines.items()]
