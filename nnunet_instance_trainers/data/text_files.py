@@ -14,20 +14,21 @@ from nnunet_instance_trainers.errors import UserError
 __all__ = ["read_json", "read_table"]
 
 
-def read_json(file: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file, with or without the mark at its start that editors of Windows set.
+def read_json(file: Path, remedy: str, *kinds: type) -> Any:
+    """What a JSON file holds, with or without the mark at its start that editors of Windows set.
 
     Args:
         file: to read.
         remedy: what to do if it cannot be read.
+        kinds: what it may hold, such as ``list``; an object if none is named.
 
     Raises:
-        UserError: it is missing, no text, no JSON, or another value than an object.
+        UserError: it is missing, no text, no JSON, or holds something else.
     """
     with _reading(file, "JSON", remedy):
         content = json.loads(file.read_text(encoding="utf-8-sig"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no {}")
+        if not isinstance(content, kinds or dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
         return content
 
 

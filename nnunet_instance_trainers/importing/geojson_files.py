@@ -89,7 +89,7 @@ def _name(path: Path) -> str:
 
 def _features(file: Path) -> Iterator[tuple[str, Any]]:
     """Name of the class and geometry of each feature of a file, which may be a collection, a list or one feature."""
-    content = read_json(file, "export it again")
+    content = read_json(file, "export it again", dict, list)
     try:
         if isinstance(content, dict):
             content = content["features"] if content["type"] == "FeatureCollection" else [content]

@@ -78,7 +78,7 @@ def _check_folds(study: Study) -> None:
     file = study.preprocessed / "splits_final.json"
     if study.folds == (ALL,) or not file.is_file():
         return
-    n = len(read_json(file, "restore it, or delete it and nnU-Net makes it again"))
+    n = len(read_json(file, "restore it, or delete it and nnU-Net makes it again", list))
     beyond = [fold for fold in study.folds if int(fold) >= n]
     if beyond:
         raise UserError(f"'folds' of {study.file} names fold {beyond[0]}: {file} has {n}, 0 to {n - 1}")

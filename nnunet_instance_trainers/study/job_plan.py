@@ -122,7 +122,7 @@ def make_plan(study: Study, base: Mapping[str, Any], takes_settings: Mapping[str
     plan = plan_preparation(study)
     prepared, jobs = plan["targets"], plan["jobs"]
     dataset = read_json(study.preprocessed / "dataset.json", "preprocess the dataset again")
-    splits = [] if study.test else read_json(study.preprocessed / "splits_final.json", "restore or delete it")
+    splits = [] if study.test else read_json(study.preprocessed / "splits_final.json", "restore or delete it", list)
     truth = sorted(path.name for path in ground_truth(study).glob("*"))
     images = sorted(path.name for path in study.test["images"].glob("*")) if study.test else []
     jobs.update({kind: {} for kind in ("train", "predict", "evaluate", "challenge", "ensemble", "results")})

@@ -204,24 +204,34 @@ def test_cut_at_any_edges_and_merged_again_is_the_same(labels: int) -> None:
                 assert all(s.lost == s.straddling == sum(s.rescued) == 0 for s in by_member.values())
 
 
-@pytest.mark.parametrize("edges_ml, n_files, objects", [((0.05,), 30, 3115), ((0.002, 0.0105, 0.2, 1.0), 6, 889)])
-def test_real_masks_cut_and_merged_again_are_the_same(
-    shared_data: Path, edges_ml: tuple[float, ...], n_files: int, objects: int
-) -> None:
-    files = sorted((shared_data / "masks_ms").glob("*.nii.gz"))[:n_files]
-    total = 0
-    for file in files:
+RealMasks = list[tuple[np.ndarray, tuple[float, ...]]]
+
+
+@pytest.fixture(scope="module")
+def real_masks(shared_data: Path) -> RealMasks:
+    """The boxes of the lesion masks, and their spacing."""
+    read = []
+    for file in sorted((shared_data / "masks_ms").glob("*.nii.gz")):
         image = nibabel.load(file)
         mask = np.asarray(image.dataobj) > 0
-        mask = mask[ndimage.find_objects(mask.astype(np.uint8))[0]]
-        spacing = tuple(map(float, image.header.get_zooms()))
+        box = ndimage.find_objects(mask.view(np.uint8))[0]
+        read.append((mask[box].copy(), tuple(map(float, image.header.get_zooms()))))
+    return read
+
+
+@pytest.mark.parametrize("edges_ml, n, objects", [((0.05,), 30, 3115), ((0.002, 0.0105, 0.2, 1.0), 6, 889)])
+def test_real_masks_cut_and_merged_again_are_the_same(
+    real_masks: RealMasks, edges_ml: tuple[float, ...], n: int, objects: int
+) -> None:
+    total = 0
+    for mask, spacing in real_masks[:n]:
         parts = [(keep_volume_range(mask, *pair, spacing), pair) for pair in pairwise((0, *edges_ml, inf))]
         if len(edges_ml) == 1:  # the one lost its lesions below the edge, the other those above
             assert (parts[0][0] ^ parts[1][0] == mask).all() and parts[0][0].any() and parts[1][0].any()
         merged, by_member = ensemble_by_volume(parts, spacing)
         assert (merged == mask).all()
         total += sum(by_member[1].kept)
-    assert (len(files), total) == (n_files, objects)
+    assert (len(real_masks), total) == (30, objects)
 
 
 def test_members_must_have_one_shape_and_no_common_sizes() -> None:
@@ -352,12 +362,11 @@ def straddling_in_a_loop(images: list[np.ndarray], ranges: tuple, kept: np.ndarr
     return lost
 
 
-def test_real_masks_with_a_fatter_member(shared_data: Path) -> None:
+def test_real_masks_with_a_fatter_member(real_masks: RealMasks) -> None:
     """Every object that straddles is counted, and comes back with rescue."""
     objects = lost = 0
-    for file in sorted((shared_data / "masks_ms").glob("*.nii.gz"))[:10]:
-        mask = np.asarray(nibabel.load(file).dataobj) > 0
-        mask = np.pad(mask[ndimage.find_objects(mask.astype(np.uint8))[0]], 1)
+    for mask, _ in real_masks[:10]:
+        mask = np.pad(mask, 1)
         members = [ndimage.binary_dilation(mask), mask]
         ids, n = ndimage.label(mask, np.ones((3, 3, 3)))
         plain = merge_members(members, [(0, 0.05), (0.05, inf)], ISOTROPIC)
