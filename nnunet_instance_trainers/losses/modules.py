@@ -34,6 +34,7 @@ from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.proximity import proximity_average
 from nnunet_instance_trainers.losses.rates import rate_average
+from nnunet_instance_trainers.losses.target_side import TargetSide
 from nnunet_instance_trainers.losses.topk import topk_average
 
 __all__ = [
@@ -62,11 +63,16 @@ class ClassLoss(nn.Module):
 
     @in_full_precision
     def forward(self, output: Tensor, target: Tensor, instances: Tensor | None = None) -> Tensor:
-        return class_means([[self.average(problem) for problem in self.problems(output, target, instances)]])[0]
+        comparison = self.problems([output], [target], None if instances is None else [instances])
+        return class_means([self.average(comparison)], comparison.n_classes).reshape(())
 
     @abstractmethod
     def average(self, comparison: Comparison) -> Average:
-        """The loss of one binary problem, before its division."""
+        """The means of the loss of all binary problems, before their division."""
+
+    def prepare(self, target: TargetSide) -> None:
+        """Ask for what the loss needs of the target, before the network starts."""
+        target.instances  # noqa: B018
 
 
 class BlobLoss(ClassLoss):
