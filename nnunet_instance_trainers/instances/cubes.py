@@ -34,9 +34,7 @@ def with_neighbours(mask: Tensor) -> Tensor:
     return mask
 
 
-def draw_cubes(
-    shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]
-) -> list[Tensor]:
+def draw_cubes(shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> list[Tensor]:
     """Cubes around centres, merged where they overlap and clipped at the border.
 
     Args:
@@ -82,9 +80,7 @@ def count_around(masks: Sequence[Tensor], sample: Tensor, centres: Tensor, reach
     return flat.index_select(0, _places([mask.shape for mask in masks], sample, centres)).long()
 
 
-def cube_sizes(
-    shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]
-) -> Tensor:
+def cube_sizes(shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:
     """(N,) voxels of each cube inside its image. Arguments as of :func:`draw_cubes`."""
     _, _, lengths = _geometry(tuple(map(tuple, shapes)), centres.device)
     ends = lengths[sample]

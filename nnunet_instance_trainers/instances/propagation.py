@@ -51,9 +51,7 @@ def propagate_labels(labels: Tensor, connectivity: int | None = None) -> Tensor:
     return ids.view(labels.shape)
 
 
-def propagate_through(
-    labels: Sequence[Tensor], connectivity: int | None = None
-) -> tuple[VoxelList, Tensor, Tensor]:
+def propagate_through(labels: Sequence[Tensor], connectivity: int | None = None) -> tuple[VoxelList, Tensor, Tensor]:
     """The components of the label images (n, *S) of several scales at once.
 
     Returns:

@@ -176,8 +176,12 @@ class _Read(Function):
             if of_images is None:
                 gradients.append(torch.zeros(shape, dtype=dtype, device=device))
             else:
-                gradients.append(of_images.to(dtype).view(*shape[:2], *[1] * (len(shape) - 2)).expand(shape).clone(
-                    memory_format=torch.contiguous_format))
+                gradients.append(
+                    of_images.to(dtype)
+                    .view(*shape[:2], *[1] * (len(shape) - 2))
+                    .expand(shape)
+                    .clone(memory_format=torch.contiguous_format)
+                )
         for number, of_list in enumerate(of_lists):
             if of_list is None:
                 continue

@@ -69,9 +69,7 @@ class ClassProblems:
             instances = self.target_side(target, instances, output[0].shape[1])
         return Comparison(self._prediction(output, instances.classes), instances)
 
-    def target_side(
-        self, target: Sequence[Tensor], instances: Sequence[Tensor] | None, n_channels: int
-    ) -> TargetSide:
+    def target_side(self, target: Sequence[Tensor], instances: Sequence[Tensor] | None, n_channels: int) -> TargetSide:
         """What is known before there is an output of so many channels."""
         for number, scale in enumerate(target):
             self._check(n_channels, scale.shape[2:], scale, None if instances is None else instances[number])
@@ -108,9 +106,7 @@ class ClassProblems:
             return BinarySoftmax(output, by_threshold=by_threshold)
         return Softmax(output, channels, by_threshold=by_threshold)
 
-    def _check(
-        self, n_channels: int, spatial: torch.Size, target: Tensor, instances: Tensor | None = None
-    ) -> None:
+    def _check(self, n_channels: int, spatial: torch.Size, target: Tensor, instances: Tensor | None = None) -> None:
         lowest, highest = 0 if self.regions else 1, n_channels - 1
         if self.classes is not None and not all(lowest <= channel <= highest for channel in self.classes):
             raise ValueError(f"classes must be channels from {lowest} to {highest}, got {self.classes}")

@@ -225,4 +225,8 @@ class _LogMeanSigmoid(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         p, sums, member = ctx.saved_tensors
         share = (p / sums.index_select(0, member)).to(p.dtype)  # first, since 1 / sums may be beyond float32
-        return share.mul_(1 - p).mul_((-gradient if ctx.negated else gradient).to(p.dtype).index_select(0, member)), None, None
+        return (
+            share.mul_(1 - p).mul_((-gradient if ctx.negated else gradient).to(p.dtype).index_select(0, member)),
+            None,
+            None,
+        )

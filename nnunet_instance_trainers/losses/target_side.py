@@ -63,7 +63,10 @@ class TargetSide:
         """Masks or labels (B, *S) or (B * C, *S), 0 where voxels are ignored."""
         if self.valid is None:
             return list(images)
-        return [image.unflatten(0, (len(ok), -1)).mul(ok.unsqueeze(1)).flatten(0, 1) for image, ok in zip(images, self.valid)]
+        return [
+            image.unflatten(0, (len(ok), -1)).mul(ok.unsqueeze(1)).flatten(0, 1)
+            for image, ok in zip(images, self.valid)
+        ]
 
     def ids_at(self, components: Objects, predicted: Sequence[Tensor]) -> Tensor:
         """(K,) the ids at the voxels of components, 0 where the target is not of the component's class.
@@ -87,9 +90,7 @@ class TargetSide:
         if self.valid is None:
             return torch.ones_like(objects.size, dtype=torch.bool)
         n_per_image = [shape[0] // len(ok) for shape, ok in zip(objects.voxels.shapes, self.valid)]
-        beside = [
-            near.repeat_interleave(n, 0) if n > 1 else near for near, n in zip(self._beside_ignored, n_per_image)
-        ]
+        beside = [near.repeat_interleave(n, 0) if n > 1 else near for near, n in zip(self._beside_ignored, n_per_image)]
         touched = objects.voxels.read(beside).long()
         return touched.new_zeros(len(objects)).index_add_(0, objects.member, touched) == 0
 
