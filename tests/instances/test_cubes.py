@@ -48,8 +48,9 @@ def test_cubes_are_clipped_and_merged(shape: tuple[int, ...]) -> None:
         cube = Box(low, tuple(c + r + 1 for c, r in zip(centre, reach))).mask(images[b].shape)
         images[b] |= cube
         sizes.append(int(cube.sum()))
-    assert all(map(torch.equal, draw_cubes(shapes, sample, centres, reach), expected))
-    assert not any(picture.any() for picture in draw_cubes(shapes, sample[:0], centres[:0], reach))
+    none, found = draw_cubes(shapes, [(sample[:0], centres[:0]), (sample, centres)], reach)
+    assert all(map(torch.equal, found, expected))
+    assert not any(picture.any() for picture in none)
     assert cube_sizes(shapes, sample, centres, reach).tolist() == sizes
 
 
