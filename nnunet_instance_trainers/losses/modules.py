@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.proximity import proximity_average
 from nnunet_instance_trainers.losses.rates import rate_average
+from nnunet_instance_trainers.losses.target_side import TargetSide
 from nnunet_instance_trainers.losses.topk import topk_average
 
 __all__ = [
@@ -54,7 +56,12 @@ class ClassLoss(nn.Module):
 
     Args:
         problem: the options of :class:`ClassProblems`.
+
+    Attributes:
+        of_target: what of a :class:`TargetSide` the loss asks for; each is computed once.
     """
+
+    of_target: tuple[str, ...] = ("instances.number", "instances.background_size")
 
     def __init__(self, **problem: Any) -> None:
         super().__init__()
@@ -62,11 +69,16 @@ class ClassLoss(nn.Module):
 
     @in_full_precision
     def forward(self, output: Tensor, target: Tensor, instances: Tensor | None = None) -> Tensor:
-        return class_means([[self.average(problem) for problem in self.problems(output, target, instances)]])[0]
+        comparison = self.problems([output], [target], None if instances is None else [instances])
+        return class_means([self.average(comparison)], comparison.n_classes).reshape(())
 
     @abstractmethod
     def average(self, comparison: Comparison) -> Average:
-        """The loss of one binary problem, before its division."""
+        """The means of the loss of all binary problems, before their division."""
+
+    def prepare(self, target: TargetSide) -> None:
+        """Ask for what the loss needs of the target, so that it is there before the network starts."""
+        attrgetter(*self.of_target)(target)
 
 
 class BlobLoss(ClassLoss):
@@ -123,6 +135,8 @@ class InstanceSegmentationLoss(ClassLoss):
 class InstanceCenterLoss(ClassLoss):
     """Centre loss (Rachmadi et al., Eq. 4): see :func:`functional.instance_center_loss`."""
 
+    of_target = ("instances.number", "instances.centres")
+
     def __init__(self, *, width: int | Sequence[int] = 7, surrogate_weight: float = 0.1, **problem: Any) -> None:
         super().__init__(**problem)
         self.width, self.surrogate_weight = width, surrogate_weight
@@ -134,6 +148,8 @@ class InstanceCenterLoss(ClassLoss):
 class FalseInstanceLoss(ClassLoss):
     """Missed or false rate (Rachmadi et al. 2024, Eq. 5 and 6): see :func:`functional.false_instance_loss`."""
 
+    of_target = ("whole_instances",)
+
     def __init__(self, *, side: str = "target", surrogate_weight: float = 0.1, **problem: Any) -> None:
         super().__init__(**problem)
         self.side, self.surrogate_weight = side, surrogate_weight
@@ -144,6 +160,8 @@ class FalseInstanceLoss(ClassLoss):
 
 class InstanceProximityLoss(ClassLoss):
     """Proximity loss (Rachmadi et al. 2024, Eq. 7 to 10): see :func:`functional.instance_proximity_loss`."""
+
+    of_target = ("instances.background_size", "instances.boxes", "whole_instances")
 
     def __init__(
         self,

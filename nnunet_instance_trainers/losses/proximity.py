@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.nearest import nearest_boxes
-from nnunet_instance_trainers.instances.voxels import total
+from nnunet_instance_trainers.instances.voxels import on_device, positions
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, Dice
 from nnunet_instance_trainers.losses.instance import prediction_losses, target_losses
@@ -88,36 +89,92 @@ def proximity_average(
     """:func:`instance_proximity_loss` before its division by the number of samples."""
     if form not in ("mean", "mse"):
         raise ValueError(f"form must be 'mean' or 'mse', got {form!r}")
-    target = target_losses(c, criterion, exclude_other_targets, missed, surrogate_weight)
-    prediction = prediction_losses(c, criterion, surrogate_weight)
-    sides = [_side(c.instances, c.whole_instances, target), _side(c.components, c.whole_components, prediction)]
-    sides = [_with_stand_ins(c, *pair) for pair in (sides, sides[::-1])]
-    sums, numbers = [], []
-    for distances, (losses, sample, *_) in zip(nearest_boxes(sides[0][1:], sides[1][1:]), sides):
-        weighed = distances * losses
-        sums.append(weighed.new_zeros(c.shape[0]).index_add(0, sample, weighed))
-        numbers.append(torch.bincount(sample, minlength=c.shape[0]).clamp(min=1))
-    of_samples = sums[0] / numbers[0] + sums[1] / numbers[1] if form == "mean" else (sums[0] - sums[1]) ** 2
-    return Average.over(of_samples.to(c.dtype), c.whole_instances.sum() + c.whole_components.sum())
+    sides = c.instances, c.components
+    losses = (
+        target_losses(c, criterion, exclude_other_targets, missed, surrogate_weight),
+        prediction_losses(c, criterion, surrogate_weight),
+    )
+    near = _nearest(c)
+    sums = [objects.per_sample(weight * loss) for objects, weight, loss in zip(sides, near.weights, losses)]
+    if near.scales:
+        tp, size = (c.instances.per_sample(of) for of in (c.instance_mass, c.instances.size))
+        whole_image = Dice()(tp, c.mass_at(near.scales) - tp, size, size)
+        sums = [of_side + weight * whole_image for of_side, weight in zip(sums, near.of_stand_ins)]
+    target, prediction = (of_side / number for of_side, number in zip(sums, near.numbers))
+    of_samples = target + prediction if form == "mean" else (sums[0] - sums[1]) ** 2
+    whole = c.instances.per_sample(c.whole_instances.long()) + c.components.per_sample(c.whole_components.long())
+    return c.average_samples(of_samples.to(c.dtype), whole)
 
 
-_Side = tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) losses and samples, (N, d) lowest and highest corners
+class _Nearest(NamedTuple):
+    """How far the nearest object of the other side is, for the target's side and the prediction's.
+
+    Attributes:
+        weights: (N,) and (M,) smallest DIoU losses, 0 for objects that are left out.
+        of_stand_ins: (E,) each, those of the boxes that stand in for a side without objects, 0 where there is none.
+        numbers: (E,) each, objects and stand-ins of each sample, at least 1.
+        scales: those that have stand-ins.
+    """
+
+    weights: tuple[Tensor, Tensor]
+    of_stand_ins: tuple[Tensor, Tensor]
+    numbers: tuple[Tensor, Tensor]
+    scales: frozenset[int]
 
 
-def _side(objects: Objects, whole: Tensor, losses: Tensor) -> _Side:
-    chosen = whole.nonzero().squeeze(1)
-    low, high = objects.boxes()
-    return losses[chosen], objects.sample[chosen], low[chosen], high[chosen]
+_Boxes = tuple[Tensor, Tensor, Tensor]  # (N,) samples, (N, d) lowest and highest corners
 
 
-def _with_stand_ins(c: Comparison, side: _Side, other: _Side) -> _Side:
-    """Where only the other side has objects: the whole image's Dice loss, in a box 3 wide in the middle."""
-    here, there = (torch.bincount(sample, minlength=c.shape[0]) > 0 for _, sample, _, _ in (side, other))
-    alone = (there & ~here).nonzero().squeeze(1)
-    if not len(alone):
-        return side
-    tp, size = (c.instances.per_sample(of)[alone] for of in (c.instance_mass, c.instances.size))
-    losses = Dice()(tp, total(c.probabilities[alone]) - tp, size, size)
-    middle = torch.tensor([length // 2 for length in c.shape[1:]], device=tp.device).expand(len(alone), -1)
-    losses, sample, low, high = map(torch.cat, zip(side, (losses, alone, middle - 1, middle + 2)))
-    return losses, sample, low, high
+def _nearest(c: Comparison) -> _Nearest:
+    """Searched on the host: boxes go there in one copy and what is found comes back in one."""
+    rows = [
+        torch.cat((objects.sample[:, None], whole[:, None], *objects.boxes), 1)
+        for objects, whole in ((c.instances, c.whole_instances), (c.components, c.whole_components))
+    ]
+    sides = torch.cat(rows).long().cpu().split(list(map(len, rows)))
+    kept = [positions(side[:, 1] > 0).long() for side in sides]
+    of_instances, of_components = (_boxes(side[of_side]) for side, of_side in zip(sides, kept))
+    stand_ins = _stand_ins(c, of_instances, of_components), _stand_ins(c, of_components, of_instances)
+    all_boxes = _joined(of_instances, stand_ins[0]), _joined(of_components, stand_ins[1])
+    found = []
+    for side, of_side, boxes, alone, near in zip(sides, kept, all_boxes, stand_ins, _by_scales(c, *all_boxes)):
+        weights, of_stand_ins = near.new_zeros(len(side)), near.new_zeros(c.n_samples)
+        weights[of_side], of_stand_ins[alone[0]] = near.split([len(of_side), len(alone[0])])
+        number = torch.bincount(boxes[0], minlength=c.n_samples).clamp(min=1)
+        found += [weights, of_stand_ins, number.to(near.dtype)]
+    there = on_device(torch.cat(found), c.instances.size.device).split(list(map(len, found)))
+    ends = torch.tensor([n * c.n_classes for n, *_ in c.shapes]).cumsum(0)
+    standing = torch.cat((stand_ins[0][0], stand_ins[1][0]))
+    scales = frozenset(torch.bucketize(standing, ends, right=True).tolist())
+    return _Nearest(there[0::3], there[1::3], there[2::3], scales)
+
+
+def _boxes(rows: Tensor) -> _Boxes:
+    dim = (rows.shape[1] - 2) // 2
+    return rows[:, 0], rows[:, 2 : 2 + dim], rows[:, 2 + dim :]
+
+
+def _joined(a: _Boxes, b: _Boxes) -> _Boxes:
+    return torch.cat((a[0], b[0])), torch.cat((a[1], b[1])), torch.cat((a[2], b[2]))
+
+
+def _stand_ins(c: Comparison, own: _Boxes, other: _Boxes) -> _Boxes:
+    """Where only the other side has objects: a box 3 wide in the middle of the image."""
+    here, there = (torch.bincount(sample, minlength=c.n_samples) > 0 for sample, *_ in (own, other))
+    alone = positions(there & ~here).long()
+    middles = [[length // 2 for length in size] for n, *size in c.shapes for _ in range(n * c.n_classes)]
+    middle = torch.tensor(middles)[alone]
+    return alone, middle - 1, middle + 2
+
+
+def _by_scales(c: Comparison, a: _Boxes, b: _Boxes) -> tuple[Tensor, Tensor]:
+    """The smallest DIoU losses of either side, searched scale by scale, for sizes differ."""
+    found = torch.zeros(len(a[0])), torch.zeros(len(b[0]))
+    first = 0
+    for shape in c.shapes:
+        last = first + shape[0] * c.n_classes
+        of_a, of_b = ((first <= sample) & (sample < last) for sample in (a[0], b[0]))
+        pair = nearest_boxes((a[0][of_a], a[1][of_a], a[2][of_a]), (b[0][of_b], b[1][of_b], b[2][of_b]))
+        found[0][of_a], found[1][of_b] = pair
+        first = last
+    return found

@@ -6,6 +6,7 @@ from geometry import random_labels, random_probabilities
 from losses.plain import assert_same, scene
 from torch import Tensor, nn
 
+from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, object_comparison
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
@@ -33,8 +34,9 @@ class Sum(ClassLoss):
         self.factor = factor
 
     def average(self, c: object_comparison.Comparison) -> Average:
-        assert not (c.probabilities == 1).all(), "computed what has weight 0"
-        return Average(self.factor * c.probabilities.sum(), torch.tensor(1), torch.tensor(1))
+        assert not any((scale == 1).all() for scale in c.probabilities), "computed what has weight 0"
+        one = torch.ones(len(c.shapes), dtype=torch.int64)
+        return Average(self.factor * c.totals(c.probabilities).float(), one, one)
 
 
 class First(nn.Module):
@@ -180,18 +182,41 @@ def test_all_terms_together_equal_each_alone(components_from: str) -> None:
 def test_the_prediction_is_labelled_once_whatever_the_number_of_terms(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     calls = []
 
-    def counting(masks: Tensor) -> Tensor:
-        calls.append(masks)
-        return labelled(masks)
+    def counting(*arguments: object) -> Objects:
+        calls.append(arguments)
+        return labelled(*arguments)
 
-    labelled = object_comparison.label_batch
-    monkeypatch.setattr(object_comparison, "label_batch", counting)
+    labelled = object_comparison.label_objects
+    monkeypatch.setattr(object_comparison, "label_objects", counting)
     output, labels, ids = problem_of_three_classes()
-    for names, expected in ((list(TERMS), 3), (["center"], 3), (["blob", "topk_dice", "inverse_weighted"], 0)):
+    for names, expected in ((list(TERMS), 1), (["center"], 1), (["blob", "topk_dice", "inverse_weighted"], 0)):
         calls.clear()
         terms = {name: make_term(name, SETTINGS) for name in names}
-        CompoundLoss(PixelLoss(), terms, {"pixel": 1.0} | dict.fromkeys(names, 1.0))(output, labels, ids)
-        assert len(calls) == expected, names  # one per class
+        weights = {"pixel": 0.0} | dict.fromkeys(names, 1.0)
+        loss = CompoundLoss(PixelLoss(), terms, weights, scale_weights=(0.7, 0.3))
+        loss(*([scale, scale[..., ::2]] for scale in (output, labels, ids)))
+        assert len(calls) == expected, names  # for all classes and scales
+
+
+@pytest.mark.parametrize("options", [{}, {"components_from": "threshold"}, {"classes": [3, 1], "ignore_label": 2}])
+def test_a_target_side_made_before_changes_nothing(options: dict) -> None:
+    """Value and gradient; nothing of it is made again, and scales of weight 0 are left out of it."""
+    output, labels, ids = problem_of_three_classes()
+    scales = [[scale, scale[..., ::2], scale[..., ::4]] for scale in (output, labels, ids)]
+    terms = {name: make_term(name, SETTINGS) for name in TERMS}
+    weights = {"pixel": 0.0} | dict.fromkeys(terms, 1.0)
+    loss = CompoundLoss(PixelLoss(), terms, weights, problems=ClassProblems(**options), scale_weights=(0.7, 0.3, 0.0))
+    side = loss.target_side(*scales[1:], n_channels=4)
+    made = dict(vars(side))
+    assert {"instances", "whole_instances"} <= made.keys() and len(side.ids) == 2
+    for name in ("centres", "boxes", "number", "background_size"):
+        assert name in vars(side.instances)
+    for scale in scales[0]:
+        scale.requires_grad_()
+    found, expected = (loss(*scales[:2], third) for third in (side, scales[2]))
+    assert dict(vars(side)) == made
+    used = scales[0][:2]
+    assert_same((found, *torch.autograd.grad(found, used)), (expected, *torch.autograd.grad(expected, used)))
 
 
 def test_a_missing_weight_is_an_error() -> None:
