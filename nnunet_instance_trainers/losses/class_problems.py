@@ -31,6 +31,8 @@ class ClassProblems:
         components_from: ``"argmax"`` takes as predicted what wins the softmax, ``"threshold"`` what has a
             probability of at least 0.5; None is argmax for labels, as nnU-Net predicts, and threshold for
             regions. For two classes both agree but for ties.
+        extent: the edges of an image, one number per axis in any unit; over its voxels that is their spacing, at every
+            scale of deep supervision. None is a spacing of 1 along each axis.
 
     Raises:
         ValueError: an unknown option, or shapes that do not belong together.
@@ -44,6 +46,7 @@ class ClassProblems:
         ignore_label: int | None = None,
         from_logits: bool = True,
         components_from: str | None = None,
+        extent: Sequence[float] | None = None,
     ) -> None:
         if classes is not None and not len(classes):
             raise ValueError("classes must name at least one channel, or be None for all")
@@ -54,6 +57,7 @@ class ClassProblems:
         self.ignore_label = ignore_label
         self.from_logits = from_logits
         self.components_from = components_from or ("threshold" if regions else "argmax")
+        self.extent = None if extent is None else tuple(extent)
 
     def __call__(self, output: Tensor, target: Tensor, instances: Tensor | None) -> list[Comparison]:
         """The binary problems of a batch; without ids a class is one object."""
@@ -64,12 +68,13 @@ class ClassProblems:
         else:
             valid = None if self.ignore_label is None else target[:, 0] != self.ignore_label
         channels = self.classes or tuple(range(0 if self.regions else 1, n_channels))
+        spacing = self.extent and [edge / size for edge, size in zip(self.extent, output.shape[2:], strict=True)]
         problems = []
         for channel, prediction in zip(channels, self._predictions(output, channels)):
             mask = target[:, channel].bool() if self.regions else target[:, 0] == channel
             own = channel if self.regions else 0
             ids = mask if instances is None else torch.where(mask, instances[:, own], 0)
-            problems.append(Comparison(prediction, ids, valid=valid))
+            problems.append(Comparison(prediction, ids, valid=valid, spacing=spacing))
         return problems
 
     def _predictions(self, output: Tensor, channels: Sequence[int]) -> list[Prediction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from nnunet_instance_trainers.instances import Objects, OverlapTable, label_batch
+from nnunet_instance_trainers.instances import Cells, Objects, OverlapTable, label_batch
 from nnunet_instance_trainers.instances.cubes import with_neighbours
+from nnunet_instance_trainers.losses.criteria import Criterion
 from nnunet_instance_trainers.losses.prediction import Prediction
+from nnunet_instance_trainers.losses.surrogates import is_target
 
 __all__ = ["Comparison"]
 
@@ -30,6 +33,9 @@ class Comparison:
         ids: (B, *S) integer target ids, 0 is background.
         components: (B, *S) integer ids of predicted components; None labels the predicted foreground.
         valid: (B, *S) bool, False where voxels are ignored; None means that all count.
+        spacing: of the voxels, one number per axis; None is 1 along each.
+        cells: (B, *S) for each voxel the id of the nearest object of the ``"target"`` or the ``"prediction"``, where
+            that is known.
 
     Raises:
         ValueError: shapes differ.
@@ -42,8 +48,13 @@ class Comparison:
         *,
         components: Tensor | None = None,
         valid: Tensor | None = None,
+        spacing: Sequence[float] | None = None,
+        cells: Mapping[str, Tensor] | None = None,
     ) -> None:
-        for name, other in {"ids": ids, "components": components, "valid": valid}.items():
+        cells = cells or {}
+        given = {"ids": ids, "components": components, "valid": valid}
+        given |= {f"cells of the {side}": cells_ for side, cells_ in cells.items()}
+        for name, other in given.items():
             if other is not None and other.shape != prediction.shape:
                 raise ValueError(
                     f"probabilities and {name} must have one shape (B, *S), "
@@ -52,6 +63,9 @@ class Comparison:
         self.prediction, self.valid = prediction, valid
         self.shape, self.dtype = prediction.shape, prediction.dtype
         self._ids, self._component_ids = ids, components
+        self._spacing, self._known_cells = spacing, cells
+        self._cells: dict[tuple[bool, str], Cells] = {}
+        self._negative: dict[Criterion, Tensor] = {}
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -63,6 +77,26 @@ class Comparison:
     def target(self) -> Objects:
         """The target's instances, for losses that look at no component."""
         return Objects(self._ids, valid=self.valid)
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """(K,) probabilities at the voxels of ``target``."""
+        return self.target.gather(self.probabilities)
+
+    def negative(self, part: Criterion) -> Tensor:
+        """(B, *S) what each voxel gives to a criterion where the target is 0."""
+        if part not in self._negative:
+            self._negative[part] = part.negative(self.probabilities)
+        return self._negative[part]
+
+    def cells(self, side: str, grid: str) -> Cells:
+        """The cells of the target's instances, or of the predicted components."""
+        objects = self.target if is_target(side) else self.components
+        key = is_target(side), grid
+        if key not in self._cells:
+            known = self._known_cells.get(side)
+            self._cells[key] = Cells(objects, valid=self.valid, spacing=self._spacing, grid=grid, cells=known)
+        return self._cells[key]
 
     @cached_property
     def table(self) -> OverlapTable:

@@ -15,10 +15,18 @@ from nnunet_instance_trainers.trainers.inverse import (
 )
 from nnunet_instance_trainers.trainers.pixel import nnUNetTrainerGeneralizedDiceFocal, nnUNetTrainerTversky
 from nnunet_instance_trainers.trainers.topk import nnUNetTrainerTopKDice, nnUNetTrainerTopKDice_k30
+from nnunet_instance_trainers.trainers.voronoi import (
+    nnUNetTrainerBalancedCells,
+    nnUNetTrainerBiCC,
+    nnUNetTrainerCCDiceCE,
+)
 
 __all__ = [
+    "nnUNetTrainerBalancedCells",
+    "nnUNetTrainerBiCC",
     "nnUNetTrainerBlob",
     "nnUNetTrainerBlobTversky",
+    "nnUNetTrainerCCDiceCE",
     "nnUNetTrainerDualICI",
     "nnUNetTrainerFalseInstance",
     "nnUNetTrainerGeneralizedDiceFocal",

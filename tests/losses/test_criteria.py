@@ -245,7 +245,7 @@ def test_resolve_drops_no_part_in_silence() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("dize", r"unknown criterion 'dize': allowed are dice, tversky, bce, focal"),
+        ("dize", r"unknown criterion 'dize': allowed are dice, tversky, adaptive_tversky, bce, balanced_bce, focal"),
         ("dice+", r"unknown criterion ''"),
         ("", r"unknown criterion ''"),
         ({"dyce": {}}, r"unknown criterion 'dyce'"),
