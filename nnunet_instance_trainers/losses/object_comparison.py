@@ -91,7 +91,7 @@ class Comparison:
 
     def cells(self, side: str, grid: str) -> Cells:
         """The cells of the target's instances, or of the predicted components."""
-        objects = self.target if is_target(side) else self.components
+        objects = self.target if is_target(side) else self.predicted
         key = is_target(side), grid
         if key not in self._cells:
             known = self._known_cells.get(side)
@@ -99,12 +99,21 @@ class Comparison:
         return self._cells[key]
 
     @cached_property
+    def component_ids(self) -> Tensor:
+        """(B, *S) ids of the predicted components."""
+        if self._component_ids is not None:
+            return self._component_ids
+        foreground = self.prediction.foreground
+        return label_batch(foreground if self.valid is None else foreground & self.valid)
+
+    @cached_property
+    def predicted(self) -> Objects:
+        """The predicted components, for losses that look at no overlap."""
+        return Objects(self.component_ids, valid=self.valid)
+
+    @cached_property
     def table(self) -> OverlapTable:
-        ids = self._component_ids
-        if ids is None:
-            foreground = self.prediction.foreground
-            ids = label_batch(foreground if self.valid is None else foreground & self.valid)
-        return OverlapTable(self._ids, ids, valid=self.valid)
+        return OverlapTable(self._ids, self.component_ids, valid=self.valid)
 
     @property
     def instances(self) -> Objects:

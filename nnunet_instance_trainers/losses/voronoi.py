@@ -213,11 +213,15 @@ def _cell_losses(c: Comparison, cells: Cells, criterion: CriterionSpec, empty_ce
     place, number = cells.at(c.target.voxel), len(cells)
     n_positive = torch.bincount(place, minlength=number)
     n_negative = cells.size - n_positive
+    p = c.probabilities
     losses: list[Tensor] = []
     overlaps: list[Tensor] = []
+    mass = cells.sums(p)
     for part in resolve(criterion):
         positive = sum_over(part.positive(c.inside), place, number)
-        negative = cells.sums(c.negative(part)) - sum_over(part.negative(c.inside), place, number)
+        of_voxels = c.negative(part)
+        everywhere = mass if of_voxels is p else cells.sums(of_voxels)
+        negative = everywhere - sum_over(part.negative(c.inside), place, number)
         of_kind = overlaps if isinstance(part, OverlapCriterion) else losses
         of_kind.append(part(positive, negative, n_positive, n_negative))
     if overlaps:
@@ -225,11 +229,8 @@ def _cell_losses(c: Comparison, cells: Cells, criterion: CriterionSpec, empty_ce
         if empty_cell == "mass" and cells.objects is not c.target:
             is_empty = n_positive == 0
             is_empty[len(cells.objects) :] = False
-            overlap = torch.where(is_empty, _mean_by_mass(c.probabilities, cells), overlap)
+            # sum p^2 / sum p, with the gradient p / sum p.
+            by_mass = cells.sums(p.detach() * p) / mass.detach().clamp(min=_LEAST)
+            overlap = torch.where(is_empty, by_mass, overlap)
         losses.append(overlap)
     return torch.stack(losses).sum(0)
-
-
-def _mean_by_mass(p: Tensor, cells: Cells) -> Tensor:
-    """(N + B,) sum p^2 / sum p over each cell, with the gradient p / sum p."""
-    return cells.sums(p.detach() * p) / cells.sums(p.detach()).clamp(min=_LEAST)

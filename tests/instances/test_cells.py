@@ -9,7 +9,7 @@ from geometry import Box, Disc, paint, random_labels, random_mask, random_probab
 from scipy import ndimage
 from torch import Tensor
 
-from nnunet_instance_trainers.instances import Cells, Objects, cell_map, cells
+from nnunet_instance_trainers.instances import Cells, Objects, cell_map, cells, nearest_places
 
 SPACINGS = [None, (1.5, 1.0), (2.5, 1.0, 1.0), (0.7, 1.3), (3.0, 0.7, 0.7)]
 
@@ -42,9 +42,10 @@ def compare(n: int, seed: int) -> None:
         expected = plain_map(ids.numpy(), spacing)
         np.testing.assert_array_equal(cell_map(ids[None], spacing=spacing)[0], expected, err_msg=f"{seed} {i}")
         if (numbers := ids.unique()[ids.unique() > 0]).numel():
-            image = torch.searchsorted(numbers, ids).add(1).mul(ids > 0).int()[None]
-            steps = cells._whole_steps(ids.shape, spacing, len(numbers) + 1)
-            both = [way(image, len(numbers) + 1, steps) for way in (cells._in_torch, cells._in_numpy)]
+            image = torch.searchsorted(numbers, ids).add(1).mul(ids > 0).int()
+            steps = nearest_places._whole_steps(ids.shape, spacing or [1.0] * dim, len(numbers) + 1)
+            ways = (nearest_places._by_pairs, nearest_places._by_envelopes)
+            both = [way(image, len(numbers) + 1, steps) for way in ways]
             assert torch.equal(*both), f"{seed} {i}"
 
 
@@ -79,7 +80,7 @@ def test_samples_are_apart_and_those_of_one_object_or_none_cost_nothing(monkeypa
     expected = torch.cat([cell_map(one[None]) for one in ids])
     assert torch.equal(cell_map(ids), expected)
     assert (expected[1] == 0).all() and (expected[2] == 6).all()
-    monkeypatch.setattr(cells, "_in_numpy", None)
+    monkeypatch.setattr(cells, "nearest_places", None)
     assert torch.equal(cell_map(ids[1:3]), expected[1:3])
 
 
