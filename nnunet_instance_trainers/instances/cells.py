@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from nnunet_instance_trainers.instances.nearest_places import nearest_places
 from nnunet_instance_trainers.instances.objects import Objects
-from nnunet_instance_trainers.instances.voxels import sum_over
+from nnunet_instance_trainers.instances.voxels import blocks, sum_over, tally
 
 __all__ = ["GRIDS", "Cells", "cell_map"]
 
@@ -28,27 +29,33 @@ class Cells:
 
     The cell of an object holds the voxels that are nearer to it than to any other object of the sample, itself
     included. Distances are Euclidean and exact; of objects equally near the first of the list, that is the one of
-    the lowest id, gets the voxel. A sample without objects is one cell, listed behind those of all objects.
+    the lowest id, gets the voxel. A sample without objects is one cell, listed behind those of all objects. Nothing is
+    computed for a sample of one object or none.
 
     Args:
-        objects: the objects, one cell each.
-        valid: (B, *S) bool, False where a voxel counts in no sum; distances may cross such voxels.
-        spacing: of the voxels, one number per axis in any unit; None is 1 along each.
+        objects: the N objects of B samples, one cell each.
+        valid: (n, *S) bool for each scale, False where a voxel counts in no sum, with as many samples in a row for each
+            image; distances may cross such voxels.
+        spacing: of the voxels at the first scale, one number per axis in any unit; None is 1 along each. At other
+            scales voxels are as much larger as images have fewer.
         grid: ``"full"``, or ``"half"``: distances between blocks of two voxels along each axis, of which each belongs
             to its object of the lowest id. Takes an eighth of the work in 3D, and on a CPU less, for scipy computes
             them; voxels near the border of two cells may change sides, and ties fall as they do there.
-        cells: (B, *S) the ids of the nearest objects where they are known, as :func:`cell_map` gives them; spacing
-            and grid are then not used.
+        cells: for each scale the ids of the nearest objects where they are known, as :func:`cell_map` gives them;
+            spacing and grid are then not used.
 
     Attributes:
-        place: (B, *S) int32, for each voxel the place of its object in the list, ``len(objects)`` + b in a sample b
-            without objects.
+        places: for each scale (samples, *S) int32, for each voxel the place of its object in the list, N + b in a
+            sample b without objects.
+
+    Raises:
+        ValueError: a spacing that does not fit, an unknown grid.
 
     Example:
         >>> cells = Cells(Objects(torch.tensor([[0, 1, 0, 0, 0, 2], [0, 0, 0, 0, 0, 0]])))
-        >>> cells.place.tolist()
+        >>> cells.places[0].tolist()
         [[0, 0, 0, 0, 1, 1], [3, 3, 3, 3, 3, 3]]
-        >>> cells.size.tolist(), cells.sums(torch.ones(2, 6)).tolist()
+        >>> cells.size.tolist(), cells.sums([torch.ones(2, 6)]).tolist()
         ([4, 2, 0, 6], [4.0, 2.0, 0.0, 6.0])
     """
 
@@ -56,51 +63,62 @@ class Cells:
         self,
         objects: Objects,
         *,
-        valid: Tensor | None = None,
+        valid: Sequence[Tensor] | None = None,
         spacing: Sequence[float] | None = None,
         grid: str = "full",
-        cells: Tensor | None = None,
+        cells: Sequence[Tensor] | None = None,
     ) -> None:
         if grid not in GRIDS:
             raise ValueError(f"grid must be 'full' or 'half', got {grid!r}")
+        dim = len(objects.voxels.shapes[0]) - 1
+        spacing = [1.0] * dim if spacing is None else list(spacing)
+        if len(spacing) != dim or min(spacing) <= 0:
+            raise ValueError(f"spacing must be {dim} numbers above 0, got {spacing}")
         self.objects, self._valid = objects, valid
-        if cells is not None:
-            self.place = _places_of(objects, cells)
-        elif grid == "full":
-            self.place = _nearest(objects, _painted(objects), spacing)
-        else:
-            self.place = _on_half_grid(objects, spacing)
+        self.places = _nearest(objects, spacing, grid) if cells is None else _named(objects, cells)
 
     def __len__(self) -> int:
-        return len(self.objects) + self.place.shape[0]
+        return len(self.objects) + self.objects.n_samples
 
     @cached_property
     def size(self) -> Tensor:
         """(N + B,) voxels of each cell that are not ignored."""
-        valid = torch.ones_like(self.place) if self._valid is None else self._valid
-        return self.sums(valid.float()).long()
+        if self._valid is None:
+            return self.sums([torch.ones_like(place, dtype=torch.float32) for place in self.places]).long()
+        counted = [
+            valid.float().repeat_interleave(len(place) // len(valid), 0)
+            for place, valid in zip(self.places, self._valid)
+        ]
+        return self.sums(counted).long()
 
-    def at(self, voxel: Tensor) -> Tensor:
-        """(K,) the cell in which each flat position lies."""
-        return self.place.reshape(-1).index_select(0, voxel)
+    def at(self, objects: Objects) -> Tensor:
+        """(K,) the cell in which each voxel of other objects of the same samples lies."""
+        here = zip(self.places, _positions(objects))
+        return torch.cat([place.reshape(-1).index_select(0, position) for place, position in here])
 
-    def sums(self, values: Tensor) -> Tensor:
-        """(N + B,) sums of values (B, *S) over each cell, differentiable. They must be 0 where voxels are ignored."""
-        if values.device.type == "cpu":
-            return _SumOverRuns.apply(values, *self._runs, len(self))
-        return sum_over(values.reshape(-1), self.place.reshape(-1), len(self))
+    def sums(self, images: Sequence[Tensor]) -> Tensor:
+        """(N + B,) sums over each cell, differentiable, of images (samples, *S) for each scale; 0 where ignored."""
+        if images[0].device.type == "cpu":
+            of_scales = [_SumOverRuns.apply(image, *runs, len(self)) for image, runs in zip(images, self._runs)]
+        else:
+            flat = [place.reshape(-1) for place in self.places]
+            of_scales = [sum_over(image.reshape(-1), place, len(self)) for image, place in zip(images, flat)]
+        return torch.stack(of_scales).sum(0)
 
     @cached_property
-    def _runs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where in the flattened images the cell changes, how long it stays the same, and which it is."""
-        place = self.place.reshape(-1).numpy()
-        start = np.flatnonzero(np.concatenate(([True], place[1:] != place[:-1])))
-        length = np.diff(start, append=len(place))
-        return torch.from_numpy(start), torch.from_numpy(length), torch.from_numpy(place.take(start)).long()
+    def _runs(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each scale where in the flattened images the cell changes, for how long not, and which it is."""
+        runs = []
+        for image in self.places:
+            place = image.reshape(-1).numpy()
+            start = np.flatnonzero(np.concatenate(([True], place[1:] != place[:-1])))
+            length = np.diff(start, append=len(place))
+            runs.append((torch.from_numpy(start), torch.from_numpy(length), torch.from_numpy(place.take(start)).long()))
+        return runs
 
 
 class _SumOverRuns(Function):
-    """Sums over groups of runs of neighbouring values, a third of the time of sums voxel by voxel on a CPU."""
+    """Sums over groups of runs of neighbouring values, in half the time of sums voxel by voxel on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, start: Tensor, length: Tensor, place: Tensor, number: int) -> Tensor:
@@ -140,54 +158,96 @@ def cell_map(
         [[[7, 7, 7], [7, 3, 3], [3, 3, 3]]]
     """
     objects = Objects(ids, valid=valid)
-    place = Cells(objects, spacing=spacing, grid=grid).place
-    return (
-        torch.cat((objects.id.to(ids.dtype), ids.new_zeros(len(ids))))
-        .index_select(0, place.reshape(-1))
-        .view(ids.shape)
+    (place,) = Cells(objects, spacing=spacing, grid=grid).places
+    names = torch.cat((objects.id.to(ids.dtype), ids.new_zeros(len(ids))))
+    return names.index_select(0, place.reshape(-1)).view(ids.shape)
+
+
+def _positions(objects: Objects) -> list[Tensor]:
+    """For each scale (K_s,) the flat positions of the voxels of objects in images of the samples (samples, *S)."""
+    voxels, n_kinds = objects.voxels, objects.n_kinds
+    if n_kinds == 1:
+        return list(voxels.places)
+    found, first = [], 0
+    for shape, place, member in zip(voxels.shapes, voxels.places, voxels.split(objects.member)):
+        n_voxels = prod(shape[1:])
+        sample = objects.sample.index_select(0, member) - first
+        found.append(place + (sample - blocks(place, shape[0], n_voxels)) * n_voxels)
+        first += shape[0] * n_kinds
+    return found
+
+
+def _named(objects: Objects, cells: Sequence[Tensor]) -> list[Tensor]:
+    """Places for ids of one scale or several; an id without an object belongs to none."""
+    ids = objects.id
+    n_ids = 1 + max(int(t.max()) if t.numel() else 0 for t in (*cells, ids))
+    place = torch.arange(objects.n_samples, device=ids.device).add_(len(objects)).repeat_interleave(n_ids).int()
+    place[objects.sample * n_ids + ids] = torch.arange(len(objects), device=ids.device, dtype=torch.int32)
+    of_samples = iter(place.view(objects.n_samples, n_ids))
+    return [
+        torch.stack([next(of_samples).index_select(0, own.reshape(-1).int()) for own in image]).view(image.shape)
+        for image in cells
+    ]
+
+
+def _nearest(objects: Objects, spacing: Sequence[float], grid: str) -> list[Tensor]:
+    """For each scale the place of the nearest object of each voxel."""
+    sample, n_objects = objects.sample, len(objects)
+    number = tally(sample, objects.n_samples)
+    numbers = number.tolist()  # what is to be computed: on a GPU the host waits for it
+    # Within each sample objects are numbered from 1 on: small numbers leave room for distances.
+    order = sample.argsort(stable=True)
+    first = number.cumsum(0) - number
+    rank = torch.empty_like(order)
+    rank[order] = (
+        torch.arange(n_objects, device=order.device) - first.index_select(0, sample.index_select(0, order)) + 1
     )
+    beyond = torch.arange(objects.n_samples, device=order.device) + n_objects
+    alone = torch.where(number > 0, torch.cat((order, beyond[:1])).index_select(0, first), beyond).int()
+    places, shapes = [], objects.voxels.shapes
+    of_scales = zip(shapes, _positions(objects), objects.voxels.split(objects.member))
+    ends = list(accumulate(shape[0] * objects.n_kinds for shape in shapes))
+    for end, (shape, position, member) in zip(ends, of_scales):
+        size, begin = shape[1:], end - shape[0] * objects.n_kinds
+        several = [one for one, n in enumerate(numbers[begin:end]) if n > 1]
+        place = alone[begin:end].view(-1, *[1] * len(size)).repeat(1, *size)
+        if several:
+            here, largest = rank.index_select(0, member).int(), max(numbers[begin:end])
+            own = [edge * most / length for edge, most, length in zip(spacing, shapes[0][1:], size)]
+            paint = _painted if grid == "full" else _painted_in_blocks
+            image = paint(position, here, torch.Size((end - begin, *size)), largest)
+            chosen = image if len(several) == len(image) else torch.stack([image[one] for one in several])
+            nearest = nearest_places(chosen, largest, own, by_scipy=grid == "half")
+            for one, of_sample in zip(several, nearest if grid == "full" else _doubled(nearest, size)):
+                in_order = of_sample.reshape(-1) + (first[begin + one] - 1)
+                place[one] = order.index_select(0, in_order).view(size)
+        if grid == "half":  # a block holds one object only
+            place.view(-1).index_copy_(0, position.long(), member.int())
+        places.append(place)
+    return places
 
 
-def _painted(objects: Objects) -> Tensor:
-    """(B, *S) int32: the place of each voxel's object in the list plus one, 0 in the background."""
-    image = torch.zeros(objects.shape, dtype=torch.int32, device=objects.member.device)
-    image.view(-1).index_copy_(0, objects.voxel.long(), objects.member.int() + 1)
+def _painted(position: Tensor, numbers: Tensor, shape: torch.Size, largest: int) -> Tensor:
+    """Numbers (K,) int32 at flat positions of an image, 0 elsewhere."""
+    image = torch.zeros(shape, dtype=torch.int32, device=numbers.device)
+    image.view(-1).index_copy_(0, position.long(), numbers)
     return image
 
 
-def _places_of(objects: Objects, cells: Tensor) -> Tensor:
-    """Places for ids; an id without an object belongs to none."""
-    n_samples, n_ids = cells.shape[0], 1 + max(int(t.max()) if t.numel() else 0 for t in (cells, objects.id))
-    place = torch.arange(n_samples, device=cells.device).add_(len(objects)).repeat_interleave(n_ids).int()
-    place[objects.sample * n_ids + objects.id] = torch.arange(len(objects), device=cells.device, dtype=torch.int32)
-    of_samples = zip(cells.reshape(n_samples, -1).int(), place.view(n_samples, n_ids))
-    return torch.stack([names.index_select(0, own) for own, names in of_samples]).view(cells.shape)
+def _painted_in_blocks(position: Tensor, numbers: Tensor, shape: torch.Size, largest: int) -> Tensor:
+    """The same in blocks of two voxels along each axis of a sample; a block has the lowest of its numbers."""
+    coarse = [(length + 1) // 2 for length in shape[1:]]
+    rest, step, at = position.long(), 1, torch.zeros_like(position, dtype=torch.int64)
+    for length, n_blocks in zip(reversed(shape[1:]), reversed(coarse)):
+        at += rest % length // 2 * step
+        rest, step = rest // length, step * n_blocks
+    image = numbers.new_full((shape[0] * step,), largest + 1).scatter_reduce_(0, at + rest * step, numbers, "amin")
+    return torch.where(image > largest, 0, image).view(shape[0], *coarse)
 
 
-def _on_half_grid(objects: Objects, spacing: Sequence[float] | None) -> Tensor:
-    image = _painted(objects)
-    coarse = torch.where(image > 0, image, len(objects) + 1)
-    for axis, length in enumerate(image.shape[1:], start=1):
-        if length > 1:
-            first, last = (torch.arange(at, length + length % 2, 2, device=image.device) for at in (0, 1))
-            coarse = torch.minimum(
-                coarse.index_select(axis, first), coarse.index_select(axis, last.clamp(max=length - 1))
-            )
-    place = _nearest(objects, torch.where(coarse > len(objects), 0, coarse), spacing, by_scipy=True)
-    for axis, length in enumerate(image.shape[1:], start=1):
-        place = place.index_select(axis, torch.arange(length, device=image.device) // (2 if length > 1 else 1))
-    return torch.where(image > 0, image - 1, place)
-
-
-def _nearest(objects: Objects, image: Tensor, spacing: Sequence[float] | None, *, by_scipy: bool = False) -> Tensor:
-    """Places of the nearest objects in an image of places plus one; computed where a sample has two or more."""
-    numbers = objects.number.tolist()
-    ends = list(accumulate(numbers))
-    alone = [end - 1 if number else len(objects) + b for b, (end, number) in enumerate(zip(ends, numbers))]
-    place = torch.tensor(alone, dtype=torch.int32, device=image.device)
-    place = place.view(-1, *[1] * (image.ndim - 1)).repeat(1, *image.shape[1:])
-    for b, (end, number) in enumerate(zip(ends, numbers)):
-        if number > 1:  # numbered from 1 on in the sample: small numbers leave room for distances
-            own = torch.where(image[b] > 0, image[b] - (end - number), 0)
-            place[b] = nearest_places(own, number, spacing, by_scipy=by_scipy) + (end - number - 1)
-    return place
+def _doubled(image: Tensor, size: torch.Size) -> Tensor:
+    """Each voxel twice along each axis but the first, cut to a size."""
+    for axis, length in enumerate(size, start=1):
+        pairs = image.unsqueeze(axis + 1).expand(*image.shape[: axis + 1], 2, *image.shape[axis + 1 :])
+        image = pairs.flatten(axis, axis + 1).narrow(axis, 0, length)
+    return image

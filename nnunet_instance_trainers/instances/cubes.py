@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 
 import torch
 from torch import Tensor
 
-__all__ = ["count_around", "draw_cubes", "widen", "with_neighbours"]
+from nnunet_instance_trainers.instances.voxel_lists import joined
+
+__all__ = ["count_around", "cube_sizes", "draw_cubes", "widen", "with_neighbours"]
 
 
 def widen(mask: Tensor, axis: int, reach: int) -> Tensor:
     """A mask (B, *S) grown by ``reach`` voxels to both sides along one axis."""
-    grown, length = mask.clone(), mask.shape[axis]
-    for step in range(1, min(reach, length - 1) + 1):
-        grown.narrow(axis, step, length - step).logical_or_(mask.narrow(axis, 0, length - step))
-        grown.narrow(axis, 0, length - step).logical_or_(mask.narrow(axis, step, length - step))
-    return grown
+    length, grown = mask.shape[axis], 0
+    while grown < min(reach, length - 1):
+        # By one more than so far, so that nothing that a shift pushes over the border is missed inside.
+        step = min(grown + 1, reach - grown, length - 1)
+        wider = mask.clone()
+        wider.narrow(axis, step, length - step).logical_or_(mask.narrow(axis, 0, length - step))
+        wider.narrow(axis, 0, length - step).logical_or_(mask.narrow(axis, step, length - step))
+        mask, grown = wider, grown + step
+    return mask
 
 
 def with_neighbours(mask: Tensor) -> Tensor:
@@ -27,37 +34,90 @@ def with_neighbours(mask: Tensor) -> Tensor:
     return mask
 
 
-def draw_cubes(shape: Sequence[int], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:
+def draw_cubes(
+    shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]
+) -> list[Tensor]:
     """Cubes around centres, merged where they overlap and clipped at the border.
 
     Args:
-        shape: (B, *S) of the picture.
-        sample: (N,) batch element of each cube.
+        shapes: (B, *S) of the pictures of each scale; samples are numbered through the scales.
+        sample: (N,) the sample of each cube.
         centres: (N, d) integer positions.
         reach: voxels to either side of the centre, per axis.
 
     Returns:
-        (B, *S) bool. Drawn by widening the mask of centres axis by axis, so the cost does not depend on N.
+        (B, *S) bool for each scale. Drawn by widening the mask of centres axis by axis, so the cost does not depend
+        on N.
     """
-    picture = torch.zeros(tuple(shape), dtype=torch.bool, device=centres.device)
-    occupied = (sample, *centres.T)  # a name of its own: mypy on Python 3.10 takes it for newer syntax inside []
-    picture[occupied] = True
-    for axis, r in enumerate(reach, start=1):
-        picture = widen(picture, axis, r)
-    return picture
+    sizes = [prod(shape) for shape in shapes]
+    flat = torch.zeros(sum(sizes), dtype=torch.bool, device=centres.device)
+    flat.index_fill_(0, _places(shapes, sample, centres), True)
+
+    def drawn(picture: Tensor) -> Tensor:
+        for axis, r in enumerate(reach, start=1):
+            picture = widen(picture, axis, r)
+        return picture
+
+    return [_by_samples(drawn, part.view(*shape)) for part, shape in zip(flat.split(sizes), shapes)]
 
 
-def count_around(mask: Tensor, sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:
-    """(N,) int64 number of voxels of a mask (B, *S) inside cubes around centres; outside the image there are none.
+def count_around(masks: Sequence[Tensor], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:
+    """(N,) int64 number of voxels of masks (B, *S) inside cubes around centres; outside the image there are none.
 
-    A sliding sum along each axis, so the cost does not depend on N.
+    A sliding sum along each axis, so the cost does not depend on N. Arguments as of :func:`draw_cubes`.
     """
-    counts = mask.to(torch.int32 if prod(2 * r + 1 for r in reach) > torch.iinfo(torch.int16).max else torch.int16)
-    for axis, r in enumerate(reach, start=1):
-        single, length = counts, mask.shape[axis]
-        counts = single.clone()
-        for step in range(1, min(r, length - 1) + 1):
-            counts.narrow(axis, step, length - step).add_(single.narrow(axis, 0, length - step))
-            counts.narrow(axis, 0, length - step).add_(single.narrow(axis, step, length - step))
-    middle = (sample, *centres.T)
-    return counts[middle].long()
+    dtype = torch.int32 if prod(2 * r + 1 for r in reach) > torch.iinfo(torch.int16).max else torch.int16
+
+    def counted(mask: Tensor) -> Tensor:
+        counts = mask.to(dtype)
+        for axis, r in enumerate(reach, start=1):
+            single, length = counts, mask.shape[axis]
+            counts = single.clone()
+            for step in range(1, min(r, length - 1) + 1):
+                counts.narrow(axis, step, length - step).add_(single.narrow(axis, 0, length - step))
+                counts.narrow(axis, 0, length - step).add_(single.narrow(axis, step, length - step))
+        return counts
+
+    flat = joined([_by_samples(counted, mask).view(-1) for mask in masks])
+    return flat.index_select(0, _places([mask.shape for mask in masks], sample, centres)).long()
+
+
+def cube_sizes(
+    shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]
+) -> Tensor:
+    """(N,) voxels of each cube inside its image. Arguments as of :func:`draw_cubes`."""
+    _, _, lengths = _geometry(tuple(map(tuple, shapes)), centres.device)
+    ends = lengths[sample]
+    size = torch.ones_like(ends[:, 0])
+    for at, end, r in zip(centres.unbind(1), ends.unbind(1), reach):
+        size = size * (torch.minimum(at + (r + 1), end) - (at - r).clamp(min=0))
+    return size
+
+
+def _by_samples(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A function of images (B, *S), on a CPU one by one: what is made in between then stays in the cache."""
+    if images.device.type != "cpu" or not len(images):
+        return function(images)
+    return torch.cat([function(image) for image in images.split(1)])
+
+
+def _places(shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor) -> Tensor:
+    """(N,) flat positions of centres in the images of all scales."""
+    starts, strides, _ = _geometry(tuple(map(tuple, shapes)), centres.device)
+    return (centres * strides[sample]).sum(1) + starts[sample]
+
+
+@lru_cache(maxsize=16)
+def _geometry(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(E,) where each sample starts in the flat images, (E, d) strides and (E, d) lengths of its axes."""
+    # Kept from step to step, since what the host makes would have to be copied to a GPU in each.
+    starts, strides, lengths, start = [], [], [], 0
+    for n_samples, *size in shapes:
+        for _ in range(n_samples):
+            starts.append(start)
+            strides.append([prod(size[axis + 1 :]) for axis in range(len(size))])
+            lengths.append(size)
+            start += prod(size)
+    dim = len(shapes[0]) - 1
+    rows = [torch.tensor(rows, dtype=torch.int64, device=device) for rows in (starts, strides, lengths)]
+    return rows[0], rows[1].view(-1, dim), rows[2].view(-1, dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances.components import label_components
-from nnunet_instance_trainers.instances.propagation import propagate_labels
+from nnunet_instance_trainers.instances.objects import Objects
+from nnunet_instance_trainers.instances.propagation import propagate_labels, propagate_through
+from nnunet_instance_trainers.instances.voxel_lists import VoxelList, joined
 
-__all__ = ["Labeller", "label_batch", "labeller"]
+__all__ = ["Labeller", "kinds", "label_batch", "label_objects", "labeller"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,56 @@ def label_batch(labels: Tensor) -> Tensor:
         return labeller(labels.device).label(labels)
     except torch.cuda.OutOfMemoryError:
         return _on_host(labels)
+
+
+def label_objects(labels: Sequence[Tensor], classes: Sequence[int] = (1,)) -> Objects:
+    """The connected components in the label images of one or several scales, as :func:`label_batch` finds them.
+
+    Args:
+        labels: (n, *S) bool or integers for each scale, 0 is background.
+        classes: the labels that occur, ascending; each is a kind of objects.
+
+    Returns:
+        The components, in the order of images. A GPU is waited for a few times, however many scales and classes
+        there are.
+
+    Example:
+        >>> parts = label_objects([torch.tensor([[[1, 0, 2, 2]]]), torch.tensor([[[2, 2]]])], classes=(1, 2))
+        >>> parts.sample.tolist(), parts.size.tolist()  # sample = image * 2 + kind
+        ([0, 1, 3], [1, 2, 2])
+    """
+    labels = [image.detach() for image in labels]
+    try:
+        voxels, member, numbers = _list_components(labels)
+    except torch.cuda.OutOfMemoryError:
+        voxels, member, numbers = _through_images(labels, _on_host)
+    kind = kinds(voxels.read(labels), classes) if len(classes) > 1 else None
+    return Objects.of_members(voxels, member, numbers, int(numbers.sum()), kind, n_kinds=len(classes))
+
+
+def kinds(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """(K,) int32 the place of each of some labels (K,) in ascending classes, of which each must be one."""
+    if tuple(classes) == tuple(range(classes[0], classes[-1] + 1)):
+        return labels.int() - classes[0]
+    return torch.stack([labels > one for one in classes[:-1]]).sum(0, dtype=torch.int32)
+
+
+def _list_components(labels: Sequence[Tensor]) -> tuple[VoxelList, Tensor, Tensor]:
+    """The voxels of components, the component of each voxel, through images in a row, and how many each image has."""
+    label = labeller(labels[0].device).label
+    if label is propagate_labels or (label is _with_cupy and labels[0].dtype != torch.bool):
+        return propagate_through(labels)
+    return _through_images(labels, label)
+
+
+def _through_images(
+    labels: Sequence[Tensor], label: Callable[[Tensor], Tensor]
+) -> tuple[VoxelList, Tensor, Tensor]:
+    """The same by what labels the images of one scale."""
+    voxels, ids = VoxelList.where(labels), [label(image) for image in labels]
+    numbers = joined([of_scale.flatten(1).amax(1) for of_scale in ids])
+    before = numbers.cumsum(0, dtype=torch.int32) - numbers
+    return voxels, voxels.read(ids).add_(voxels.spread(before - 1)), numbers
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The nearest object of each voxel of one image: exact transforms for a CPU and for other devices.
+"""The nearest object of each voxel of an image: exact transforms for a CPU and for other devices.
 
 A key is a squared distance times a factor plus a number below that factor. The smallest key of a voxel is its nearest
 object and, of several, that of the lowest number; being minima of sums over axes, keys are found axis by axis.
@@ -21,37 +21,32 @@ _PAIRS = 1 << 25  # of voxels compared at once on a GPU
 _LINES = 1 << 13  # at once on a CPU, so that what is made of them stays in the cache
 
 
-def nearest_places(
-    image: Tensor, number: int, spacing: Sequence[float] | None = None, *, by_scipy: bool = False
-) -> Tensor:
+def nearest_places(image: Tensor, largest: int, spacing: Sequence[float], *, by_scipy: bool = False) -> Tensor:
     """The number of the nearest object of each voxel, of equally near ones the lowest.
 
     Args:
-        image: (*S) int32 numbers from 1 to ``number``, 0 is background; there must be an object.
-        number: the largest.
-        spacing: of the voxels, one number per axis in any unit; None is 1 along each.
+        image: (B, *S) int32 numbers from 1 on, 0 is background; there must be an object in each sample.
+        largest: what no number exceeds.
+        spacing: of the voxels, one number per axis in any unit.
         by_scipy: on a CPU, take any of equally near objects, in a third to two thirds of the time.
 
     Returns:
-        (*S) int32.
-
-    Raises:
-        ValueError: a spacing that does not fit.
+        (B, *S) int32.
 
     Example:
-        >>> nearest_places(torch.tensor([[2, 0, 0, 0, 1]], dtype=torch.int32), 2).tolist()
+        >>> nearest_places(torch.tensor([[2, 0, 0, 0, 1]], dtype=torch.int32), 2, [1.0]).tolist()
         [[2, 2, 1, 1, 1]]
     """
-    spacing = [1.0] * image.ndim if spacing is None else [float(edge) for edge in spacing]
-    if len(spacing) != image.ndim or min(spacing) <= 0:
-        raise ValueError(f"spacing must be {image.ndim} numbers above 0, got {spacing}")
     if image.device.type == "cpu" and by_scipy:
-        nearest = ndimage.distance_transform_edt(
-            image.numpy() == 0, sampling=spacing, return_distances=False, return_indices=True
-        )
-        return torch.from_numpy(image.numpy()[tuple(nearest)])
-    steps = _whole_steps(image.shape, spacing, number + 1)
-    return (_by_envelopes if image.device.type == "cpu" else _by_pairs)(image, number + 1, steps)
+        return torch.stack([_by_scipy(sample, spacing) for sample in image])
+    steps = _whole_steps(image.shape[1:], spacing, largest + 1)
+    return (_by_envelopes if image.device.type == "cpu" else _by_pairs)(image, largest + 1, steps)
+
+
+def _by_scipy(image: Tensor, spacing: Sequence[float]) -> Tensor:
+    background = image.numpy() == 0
+    nearest = ndimage.distance_transform_edt(background, spacing, return_distances=False, return_indices=True)
+    return torch.from_numpy(image.numpy()[tuple(nearest)])
 
 
 def _whole_steps(shape: Sequence[int], spacing: Sequence[float], factor: int) -> list[int]:
@@ -68,7 +63,7 @@ def _whole_steps(shape: Sequence[int], spacing: Sequence[float], factor: int) ->
 def _by_pairs(image: Tensor, factor: int, steps: Sequence[int]) -> Tensor:
     """Every pair of voxels of a line is compared: many operations at once."""
     keys = torch.where(image > 0, image.long(), int(_FAR))
-    for axis, step in enumerate(steps):
+    for axis, step in enumerate(steps, start=1):
         lines = keys.movedim(axis, -1)
         shape, length = lines.shape, lines.shape[-1]
         position = torch.arange(length, device=image.device)
@@ -81,7 +76,7 @@ def _by_pairs(image: Tensor, factor: int, steps: Sequence[int]) -> Tensor:
 def _by_envelopes(image: Tensor, factor: int, steps: Sequence[int]) -> Tensor:
     """The same by lower envelopes of parabolas: fewer operations, one after the other."""
     keys = np.where(image.numpy() > 0, image.numpy(), _FAR)
-    for axis, step in reversed(list(enumerate(steps))):
+    for axis, step in reversed(list(enumerate(steps, start=1))):
         rows = np.moveaxis(keys, axis, 0)
         lines = rows.reshape(len(rows), -1)
         found = np.full(lines.shape, _FAR)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances.objects import Objects
-from nnunet_instance_trainers.instances.voxels import gather, integers, positions, sum_over
+from nnunet_instance_trainers.instances.voxels import integers, positions, sum_over
 
 __all__ = ["OverlapTable"]
 
@@ -25,9 +25,7 @@ class OverlapTable:
 
     Attributes:
         instances, components: the objects of either side.
-        voxel: (K,) ascending flat positions of the voxels that belong to an instance or a component.
-        of_instances, of_components, of_pairs: the places in that list of the voxels of instances, of components,
-            and of both; for the first two in the order of the objects' own lists.
+        of_pairs: (Q,) where in the list of the components' voxels those that also belong to an instance are.
         instance, component: (P,) indices into the lists of objects, sorted by instance, then component.
         size: (P,) number of shared voxels, > 0.
 
@@ -48,27 +46,35 @@ class OverlapTable:
                 raise ValueError(
                     f"{name} must have the shape of instances, {tuple(instances.shape)}, got {tuple(other.shape)}"
                 )
-        occupied = (instances > 0).logical_or_(components > 0)
-        self.voxel = positions(occupied if valid is None else occupied.logical_and_(valid))
-        rows, columns = (ids.reshape(-1).index_select(0, self.voxel) for ids in (instances, components))
-        listed = instances.shape, valid, self.voxel
-        self.instances, self.of_instances = Objects.among(*listed, rows)
-        self.components, self.of_components = Objects.among(*listed, columns)
-        shared = (rows > 0).logical_and_(columns > 0)
-        self.of_pairs = positions(shared)
-        n_columns = max(len(self.components), 1)
-        row = self.instances.member[shared.index_select(0, self.of_instances)]
-        column = self.components.member[shared.index_select(0, self.of_components)]
-        key = row.to(integers(len(self.instances) * n_columns)) * n_columns + column
+        columns = Objects(components, valid=valid)
+        self._meet(Objects(instances, valid=valid), columns, columns.voxels.read([instances]))
+
+    @classmethod
+    def between(cls, instances: Objects, components: Objects, ids: Tensor) -> OverlapTable:
+        """Of objects that are listed, with the target's ids (K,) at the components' voxels.
+
+        Samples of both sides must be the same; an id must be 0 where it belongs to another kind than the component.
+        """
+        table = cls.__new__(cls)
+        table._meet(instances, components, ids)
+        return table
+
+    def _meet(self, instances: Objects, components: Objects, ids: Tensor) -> None:
+        self.instances, self.components = instances, components
+        self.of_pairs = positions(ids > 0)
+        column = components.member.index_select(0, self.of_pairs)
+        row = instances.find(components.sample.index_select(0, column), ids.index_select(0, self.of_pairs))
+        n_columns = max(len(components), 1)
+        key = row.to(integers(len(instances) * n_columns)) * n_columns + column
         key, self._pair, self.size = torch.unique(key, return_inverse=True, return_counts=True)
         self.instance, self.component = key.div(n_columns, rounding_mode="trunc"), key % n_columns
 
     def sums(self, values: Tensor) -> Tensor:
         """Sums (P,) of values (B, *S) over the voxels that each pair shares."""
-        return self.sum_gathered(gather(values.unsqueeze(1), self.voxel)[0])
+        return self.sum_gathered(self.components.gather(values))
 
     def sum_gathered(self, gathered: Tensor) -> Tensor:
-        """The same of values (K,) at the table's voxels."""
+        """The same of values (K,) at the components' voxels."""
         return sum_over(gathered.index_select(0, self.of_pairs), self._pair, len(self.size))
 
     def over_instances(self, of_pairs: Tensor) -> Tensor:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-__all__ = ["CONNECTIVITIES", "propagate_labels"]
+from nnunet_instance_trainers.instances.voxel_lists import VoxelList
+from nnunet_instance_trainers.instances.voxels import positions
+
+__all__ = ["CONNECTIVITIES", "propagate_labels", "propagate_through"]
 
 # Along how many axes at once a neighbour may be a step away.
 CONNECTIVITIES = {2: {4: 1, 8: 2}, 3: {6: 1, 18: 2, 26: 3}}
+
+# Rounds of merging, and steps along chains in each, before the host asks whether all is merged.
+_ROUNDS, _JUMPS = 3, 4
 
 
 def propagate_labels(labels: Tensor, connectivity: int | None = None) -> Tensor:
     """Number the connected components of a batch of label images, on the images' own device.
 
     Exact for components of any shape: runs of equal labels along the last axis become the nodes of a graph and
-    their contacts its edges. Every node takes over the least number beside it, chains of such numbers are cut short
-    by pointer jumping, and edges within one number are dropped, until there are no more: a few rounds, also for
-    snakes and spirals, where passes of max-pooling need as many as the longest path has voxels.
+    their contacts its edges. Every node takes over the least number that it knows of, and passes it on to the node
+    whose number it had; chains of such numbers are cut short by pointer jumping, until no edge has two numbers: a few
+    rounds, also for snakes and spirals, where passes of max-pooling need as many as the longest path has voxels.
 
     Args:
         labels: (B, *S) integers or bool, two or three spatial axes, 0 is background. Voxels of different labels never
@@ -37,26 +44,34 @@ def propagate_labels(labels: Tensor, connectivity: int | None = None) -> Tensor:
         >>> propagate_labels(torch.tensor([[[1, 0, 0], [0, 1, 0], [0, 0, 2]]])).tolist()
         [[[1, 0, 0], [0, 1, 0], [0, 0, 2]]]
     """
-    reach = _reach(labels.ndim - 1, connectivity)
-    # With a border of background every voxel has all its neighbours, and no line goes on in the next.
-    padded = pad(labels.to(torch.uint8) if labels.dtype == torch.bool else labels, (1, 1) * (labels.ndim - 1))
-    flat = padded.reshape(-1)
-    voxel = flat.nonzero().squeeze(1)
-    label = flat[voxel]
-    is_start = flat[voxel - 1] != label
+    voxels, member, numbers = propagate_through([labels], connectivity)
+    before = numbers.cumsum(0) - numbers
+    ids = torch.zeros(labels.numel(), dtype=torch.int32, device=labels.device)
+    ids[voxels.places[0].long()] = (member + 1 - voxels.spread(before)).int()
+    return ids.view(labels.shape)
+
+
+def propagate_through(
+    labels: Sequence[Tensor], connectivity: int | None = None
+) -> tuple[VoxelList, Tensor, Tensor]:
+    """The components of the label images (n, *S) of several scales at once.
+
+    Returns:
+        Their voxels; (K,) int32 the component of each, numbered from 0 on through all images in a row; and
+        (n_images,) how many each image has. Components of an image are in the order of first voxels.
+    """
+    reach = _reach(labels[0].ndim - 1, connectivity)
+    voxels = VoxelList.where(labels)
+    flat, voxel, steps = _padded(labels, voxels)
+    is_start = flat[voxel - 1] != flat[voxel]
+    # The nodes are runs. Their number would have to be waited for, so there are as many as voxels; the rest stay alone.
     run = is_start.cumsum(0, dtype=torch.int32) - 1
-    first_voxels = voxel[is_start]
-    numbers = torch.zeros(flat.shape, dtype=torch.int32, device=flat.device)
-    numbers[voxel] = run
-    contacts = _contacts(padded, voxel, label, is_start, numbers, reach)
-    root = _merge(len(first_voxels), *contacts)
+    root = _merge(len(voxel), *_contacts(flat, voxels, voxel, is_start, run, steps, reach))
     is_root = root == torch.arange(len(root), dtype=torch.int32, device=root.device)
-    ids = is_root.cumsum(0, dtype=torch.int32)
-    per_sample = torch.bincount(first_voxels[is_root] // padded.stride(0), minlength=len(labels))
-    before = (per_sample.cumsum(0) - per_sample).int()
-    numbers[voxel] = ids[root[run]] - before[voxel // padded.stride(0)]
-    inner = (slice(None), *(slice(1, -1) for _ in labels.shape[1:]))
-    return numbers.view(padded.shape)[inner].contiguous()
+    member = (is_root.cumsum(0, dtype=torch.int32) - 1)[root[run]]
+    first = is_start & is_root[run]  # the first voxel of each component
+    of_images = torch.zeros(voxels.n_images, dtype=torch.int64, device=root.device)
+    return voxels, member, of_images.index_add_(0, voxels.image, first.long())
 
 
 def _reach(dim: int, connectivity: int | None) -> int:
@@ -69,36 +84,64 @@ def _reach(dim: int, connectivity: int | None) -> int:
     return CONNECTIVITIES[dim][connectivity]
 
 
+def _padded(labels: Sequence[Tensor], voxels: VoxelList) -> tuple[Tensor, Tensor, list[list[int]]]:
+    """All images with a border of background, so that every voxel has all its neighbours and no line goes on in the
+    next; the places (K,) of the listed voxels in them; and for each scale the steps from voxel to voxel along all axes
+    but the last."""
+    sizes = [(shape[0], *(length + 2 for length in shape[1:])) for shape in voxels.shapes]
+    flat = torch.zeros(sum(map(prod, sizes)), dtype=labels[0].dtype, device=labels[0].device)
+    voxel, steps, start = torch.empty(len(voxels), dtype=torch.int64, device=flat.device), [], 0
+    for image, size, places, here in zip(labels, sizes, voxels.places, voxels.split(voxel)):
+        inner = (slice(None), *(slice(1, -1) for _ in size[1:]))
+        flat[start : start + prod(size)].view(size)[inner] = image
+        strides = [prod(size[axis + 1 :]) for axis in range(len(size))]
+        rest, shape = places.long(), image.shape
+        here.fill_(start + sum(strides[1:]))
+        for axis, stride in enumerate(strides):
+            position = rest.div(prod(shape[axis + 1 :]), rounding_mode="trunc")
+            rest = rest.sub(position, alpha=prod(shape[axis + 1 :]))
+            here.add_(position, alpha=stride)
+        steps.append(strides[1:-1])
+        start += prod(size)
+    return flat, voxel, steps
+
+
 def _contacts(
-    padded: Tensor, voxel: Tensor, label: Tensor, is_start: Tensor, numbers: Tensor, reach: int
+    flat: Tensor, voxels: VoxelList, voxel: Tensor, is_start: Tensor, run: Tensor, steps: list[list[int]], reach: int
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of runs that touch; each contact once or a few times."""
-    flat = padded.reshape(-1)
-    pairs = []
-    for line in product((-1, 0, 1), repeat=padded.ndim - 2):
-        steps = sum(map(abs, line))
-        if line >= (0,) * len(line) or steps > reach:
-            continue  # the lines after this one see it from their side
-        at = voxel + sum(step * stride for step, stride in zip(line, padded.stride()[1:]))
-        meets = flat[at] == label
-        # Two runs side by side meet in many voxels; one of them is where the later run starts.
-        pairs.append((meets & (is_start | (flat[at - 1] != label)), at))
-        if steps < reach:
-            pairs += [(~meets & (flat[at + step] == label), at + step) for step in (-1, 1)]
-    chosen = [(mask.nonzero().squeeze(1), at) for mask, at in pairs]
-    own, other = (torch.cat(parts) for parts in zip(*((voxel[i], at[i]) for i, at in chosen)))
-    return numbers[own], numbers[other]
+    """Pairs of runs that touch; each contact once or a few times. Waits once."""
+    axes = len(steps[0])
+    lines = [line for line in product((-1, 0, 1), repeat=axes) if line < (0,) * axes and _moved(line) <= reach]
+    lines.sort(key=_moved)  # the lines at or after the own one see it from their side
+    n_askew = sum(_moved(line) < reach for line in lines)  # of these the voxels before and after are neighbours too
+    at = torch.empty((len(lines), len(voxel)), dtype=torch.int64, device=voxel.device)
+    for line, of_line in zip(lines, at):
+        for strides, own, there in zip(steps, voxels.split(voxel), voxels.split(of_line)):
+            torch.add(own, sum(step * stride for step, stride in zip(line, strides)), out=there)
+    label = flat[voxel]
+    meets, before, after = (flat[at + step] == label for step in (0, -1, 1))
+    # Two runs side by side meet in many voxels; one of them is where the later run starts.
+    chosen = (meets & (is_start | ~before), (before & ~meets)[:n_askew], (after & ~meets)[:n_askew])
+    place = positions(torch.cat(chosen)).long()
+    number = torch.zeros(flat.shape, dtype=torch.int32, device=flat.device)
+    number[voxel] = run
+    other = torch.cat((at, at[:n_askew] - 1, at[:n_askew] + 1)).view(-1)[place]
+    return run[place % max(len(voxel), 1)], number[other]
+
+
+def _moved(line: tuple[int, ...]) -> int:
+    return sum(map(abs, line))
 
 
 def _merge(n: int, a: Tensor, b: Tensor) -> Tensor:
-    """For each of n nodes the least node that edges (a, b) connect it with, int32."""
+    """For each of n nodes the least node that edges (a, b) connect it with, int32. Waits once for a few rounds."""
     root = torch.arange(n, dtype=torch.int32, device=a.device)
-    while len(a):
-        low, high = torch.minimum(a, b), torch.maximum(a, b)
-        root.scatter_reduce_(0, high.long(), low, "amin")
-        while not torch.equal(further := root[root], root):
-            root = further
-        a, b = root[low], root[high]
-        apart = (a != b).nonzero().squeeze(1)
-        a, b = a[apart], b[apart]
+    apart = bool(len(a))
+    while apart:
+        for _ in range(_ROUNDS):
+            of_a, of_b = root[a], root[b]
+            root.scatter_reduce_(0, torch.maximum(of_a, of_b).long(), torch.minimum(of_a, of_b), "amin")
+            for _ in range(_JUMPS):
+                root = root[root]
+        apart = bool((root[a] != root[b]).any())
     return root

@@ -14,12 +14,14 @@ __all__ = ["Average", "class_means"]
 
 @dataclass(frozen=True)
 class Average:
-    """A mean of one class before its division, so that several processes can divide by their common count.
+    """Means before their division, so that several processes can divide by their common counts.
+
+    There are P of them, one for each class at each scale, scale after scale.
 
     Attributes:
-        total: sum of what is averaged, attached to the graph even where it is empty.
-        count: how many there are.
-        occurs: above 0 where the class has something to average. A mean over samples counts samples without
+        total: (P,) sums of what is averaged, attached to the graph even where there is nothing.
+        count: (P,) how many there are.
+        occurs: (P,) above 0 where the class has something to average. A mean over samples counts samples without
             any object too, but a class without any object in any sample is left out of the mean over classes.
     """
 
@@ -27,43 +29,36 @@ class Average:
     count: Tensor
     occurs: Tensor
 
-    @classmethod
-    def over(cls, values: Tensor, occurs: Tensor | None = None) -> Average:
-        """The mean of a vector."""
-        count = torch.tensor(len(values), device=values.device)
-        return cls(values.sum(), count, count if occurs is None else occurs)
-
     def mean(self) -> Tensor:
-        """The mean; 0 (and a zero gradient) where there was nothing to average."""
-        return self.total / self.count.clamp(min=1)
+        """The only mean, a scalar; 0 (and a zero gradient) where there was nothing to average."""
+        return (self.total / self.count.clamp(min=1)).reshape(())
 
 
-def class_means(terms: Sequence[Sequence[Average]]) -> Tensor:
-    """For each term, the mean over the classes that have something to average.
+def class_means(terms: Sequence[Average], n_classes: int) -> Tensor:
+    """For each term, at each scale, the mean over the classes that have something to average.
 
     Where ``torch.distributed`` runs, counts are those of all processes and the result is scaled by their
     number, so that the mean of gradients that DDP takes is the gradient of the mean over all samples. Every
-    process must call this once per scale, also one without any instance; all terms share one all-reduce.
+    process must call this once per step, also one without any instance; all terms and scales share one all-reduce.
 
     Args:
-        terms: for each term, one entry per class.
+        terms: for each term its averages.
+        n_classes: how many classes each scale has.
 
     Returns:
-        (number of terms,); 0 (and a zero gradient) where no class has anything.
+        (number of terms, number of scales); 0 (and a zero gradient) where no class has anything.
 
     Example:
-        >>> two = Average.over(torch.tensor([1.0, 2.0]))
-        >>> none = Average.over(torch.zeros(0))
-        >>> class_means([[two, none]]).tolist()
-        [1.5]
+        >>> two_classes = Average(torch.tensor([3.0, 0.0]), torch.tensor([2, 0]), torch.tensor([2, 0]))
+        >>> class_means([two_classes], 2).tolist()
+        [[1.5]]
     """
-    totals = torch.stack([torch.stack([average.total for average in term]) for term in terms])
-    counts = torch.stack(
-        [torch.stack([a for average in term for a in (average.count, average.occurs)]) for term in terms]
-    )
+    totals = torch.stack([average.total for average in terms])
+    counts = torch.stack([torch.stack((average.count, average.occurs)) for average in terms])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
         totals = totals * dist.get_world_size()
-    count, occurs = counts.view(*totals.shape, 2).unbind(-1)
+    count, occurs = counts.unbind(1)
     means = torch.where(occurs > 0, totals / count.clamp(min=1), totals * 0)
-    return means.sum(1) / (occurs > 0).sum(1).clamp(min=1)
+    shape = len(terms), -1, n_classes
+    return means.view(shape).sum(2) / (occurs > 0).view(shape).sum(2).clamp(min=1)

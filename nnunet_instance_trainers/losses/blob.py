@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances import Objects
-from nnunet_instance_trainers.instances.voxels import gather_with_total, total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
@@ -63,25 +61,22 @@ def blob_loss(
     if reduction == "mean":
         return blob_average(comparison, criterion=criterion).mean()
     if reduction == "none":
-        return _region_losses(comparison.target, comparison.probabilities, criterion)
+        return _region_losses(comparison, criterion)
     raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
 
 
 def blob_average(comparison: Comparison, *, criterion: CriterionSpec) -> Average:
     """:func:`blob_loss` before its division by the number of samples that have an instance."""
-    instances = comparison.target
-    losses = _region_losses(instances, comparison.probabilities, criterion)
-    number = instances.number
-    per_sample = instances.per_sample(losses) / number.clamp(min=1)
-    occurring = (number > 0).sum()
-    return Average(per_sample.sum(), occurring, occurring)
+    instances = comparison.instances
+    of_samples = instances.per_sample(_region_losses(comparison, criterion)) / instances.number.clamp(min=1)
+    occurring = comparison.per_problem((instances.number > 0).long())
+    return Average(comparison.per_problem(of_samples), occurring, occurring)
 
 
-def _region_losses(
-    objects: Objects, probabilities: Tensor, criterion: CriterionSpec, *, joined: bool = False
-) -> Tensor:
-    """(N,) the criterion on the domain {background, object} of each object, or (B,) of all objects joined."""
-    inside, everything = gather_with_total(probabilities, objects.voxel)
+def _region_losses(c: Comparison, criterion: CriterionSpec, *, joined: bool = False) -> Tensor:
+    """(N,) the criterion on the domain {background, object} of each instance, or (E,) of all in a sample joined."""
+    objects, p = c.instances, c.probabilities
+    inside, everything = c.gather_with_totals(p)
     n_positive, n_negative = objects.size, objects.background_size
     if joined:
         n_positive = objects.per_sample(n_positive)
@@ -90,15 +85,15 @@ def _region_losses(
     losses = []
     for part in resolve(criterion):
         positive = objects.sum_gathered(part.positive(inside))
-        of_voxels = part.negative(probabilities)
-        everywhere = everything if of_voxels is probabilities else total(of_voxels)
-        negative = everywhere - objects.per_sample(objects.sum_gathered(part.negative(inside)))
+        of_voxels = [part.negative(image) for image in p]
+        everywhere = everything if of_voxels[0] is p[0] else c.totals(of_voxels)
+        negative = objects.background_sums(everywhere, part.negative(inside))
         if joined:
             positive = objects.per_sample(positive)
         else:
             negative = negative[objects.sample]
         losses.append(part(positive, negative, n_positive, n_negative))
-    return torch.stack(losses).sum(0).to(probabilities.dtype)
+    return torch.stack(losses).sum(0).to(c.dtype)
 
 
 @in_full_precision
@@ -131,4 +126,4 @@ def pixel_loss(
 
 def pixel_average(comparison: Comparison, *, criterion: CriterionSpec) -> Average:
     """:func:`pixel_loss` before its division by the number of samples; the target's objects are one region."""
-    return Average.over(_region_losses(comparison.target, comparison.probabilities, criterion, joined=True))
+    return comparison.average_samples(_region_losses(comparison, criterion, joined=True))

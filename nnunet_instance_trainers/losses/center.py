@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Objects
-from nnunet_instance_trainers.instances.cubes import count_around, draw_cubes
+from nnunet_instance_trainers.instances.cubes import count_around, cube_sizes, draw_cubes
+from nnunet_instance_trainers.instances.voxel_lists import joined
 from nnunet_instance_trainers.instances.voxels import count
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import Dice
@@ -68,27 +68,24 @@ def instance_center_loss(
 
 def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_weight: float = 0.1) -> Average:
     """:func:`instance_center_loss` before its division by the number of samples."""
-    shape, components = c.shape, c.components
-    reach = _reach(width, len(shape) - 1)
-    centres = components.centres()
-    target = draw_cubes(shape, c.instances.sample, c.instances.centres(), reach)
-    prediction = draw_cubes(shape, components.sample, centres, reach)
-    shared, drawn, wanted = (count(picture) for picture in (target & prediction, prediction, target))
-    margin = torch.tensor(reach, device=centres.device)
-    low = (centres - margin).clamp(min=0)
-    high = torch.minimum(centres + margin + 1, torch.tensor(shape[1:], device=centres.device))
+    shapes = [(shape[0] * c.n_classes, *shape[1:]) for shape in c.shapes]
+    reach, components, centres = _reach(width, len(shapes[0]) - 1), c.components, c.components.centres
+    target = draw_cubes(shapes, c.instances.sample, c.instances.centres, reach)
+    prediction = draw_cubes(shapes, components.sample, centres, reach)
+    both = [a & b for a, b in zip(target, prediction)]
+    shared, drawn, wanted = (joined(list(map(count, pictures))) for pictures in (both, prediction, target))
     on = count_around(target, components.sample, centres, reach)
-    off = (high - low).prod(1) - on
+    off = cube_sizes(shapes, components.sample, centres, reach) - on
     # What was labelled is predicted, so its mean p is far from 0 and its logarithm needs no logits.
     confirmed = (c.component_mass / components.size + 1e-12).log()
     right = _carried(components, on, shared, confirmed, surrogate_weight)
     wrong = _carried(components, off, drawn - shared, -c.log_component_complement, surrogate_weight)
     dice = Dice()(right, wrong, wanted, wanted)
-    return Average.over(dice.to(c.dtype), c.instances.number.sum() + components.number.sum())
+    return c.average_samples(dice.to(c.dtype), c.instances.number + components.number)
 
 
 def _carried(objects: Objects, size: Tensor, merged: Tensor, surrogate: Tensor, weight: float) -> Tensor:
-    """(B,) voxels of merged cubes, with the surrogate of each object for its share of them."""
+    """(E,) voxels of merged cubes, with the surrogate of each object for its share of them."""
     share = size.to(surrogate.dtype) * (merged / objects.per_sample(size).clamp(min=1))[objects.sample]
     return straight_through(merged.to(surrogate.dtype), objects.per_sample(share * surrogate), weight)
 

@@ -78,16 +78,18 @@ def tversky_average(
     """:func:`component_tversky` before its division by the number of samples."""
     if without_instance not in ("skip", "whole"):
         raise ValueError(f"without_instance must be 'skip' or 'whole', got {without_instance!r}")
-    objects = c.target
-    mass = objects.sum_gathered(c.inside)
+    objects = c.instances
+    inside, everywhere = c.gather_with_totals(c.probabilities)
+    mass = objects.sum_gathered(inside)
     weights = (objects.size.to(mass.dtype) + size_offset) ** -gamma
     positive, n_positive = objects.per_sample(weights * mass), objects.per_sample(weights * objects.size)
-    negative = background_weight * objects.background_sums(c.probabilities, c.inside)
-    losses = Tversky()(positive, negative, n_positive, background_weight * objects.background_size)
+    negative = background_weight * objects.background_sums(everywhere, inside)
+    losses = Tversky()(positive, negative, n_positive, background_weight * objects.background_size).to(c.dtype)
     occurs = objects.number > 0
     if without_instance == "whole":
-        return Average.over(losses.to(c.dtype), occurs.sum())
-    return Average(torch.where(occurs, losses, losses * 0).sum().to(c.dtype), occurs.sum(), occurs.sum())
+        return c.average_samples(losses, occurs.long())
+    count = c.per_problem(occurs.long())
+    return Average(c.per_problem(torch.where(occurs, losses, losses * 0)), count, count)
 
 
 @in_full_precision
@@ -127,10 +129,11 @@ def instance_mil(
 
 def mil_average(c: Comparison) -> Average:
     """:func:`instance_mil` before its division by the number of instances."""
-    objects = c.target
-    p, odds = c.prediction.at(objects.voxel)
+    objects = c.instances
+    ((p, odds),) = c.prediction.at(objects)
     values = p if odds is None else odds
     lowest = values.new_full((len(objects),), float("-inf"))
     largest = lowest.scatter_reduce(0, objects.member.long(), values, "amax", include_self=False)
     losses = -(largest.clamp(min=_LEAST).log() if odds is None else torch.nn.functional.logsigmoid(largest))
-    return Average.over(losses.to(c.dtype))
+    count = c.per_problem(objects.number)
+    return Average(c.per_problem(objects.per_sample(losses.to(c.dtype))), count, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from nnunet_instance_trainers.losses.averaging import class_means
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.modules import ClassLoss
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
+from nnunet_instance_trainers.losses.target_side import TargetSide
 
 __all__ = ["CompoundLoss"]
 
@@ -20,8 +22,8 @@ class CompoundLoss(nn.Module):
     """weight_pixel * pixel loss + sum over terms of weight_term * term.
 
     The pixel loss is called exactly as it would be alone, so nnU-Net's own loss keeps all of its behaviour.
-    Each term is summed over the scales with ``scale_weights``. All terms share one comparison per class and
-    scale: the prediction is labelled once, whatever their number.
+    Each term is summed over the scales with ``scale_weights``. All terms share one comparison of all classes and
+    scales: the prediction is labelled once, whatever their number.
 
     Args:
         pixel_loss: called with (output, target); not called at weight 0.
@@ -64,11 +66,14 @@ class CompoundLoss(nn.Module):
         self,
         output: Tensor | Sequence[Tensor],
         target: Tensor | Sequence[Tensor],
-        instances: Tensor | Sequence[Tensor] | None,
+        instances: Tensor | Sequence[Tensor] | TargetSide | None,
     ) -> Tensor:
-        """The loss of one batch; with deep supervision all arguments are lists, the full scale first."""
+        """The loss of one batch; with deep supervision all arguments are lists, the full scale first.
+
+        In the place of ids a :meth:`target_side` will do.
+        """
         # The terms come first, so that the backward pass frees the pixel loss's images before it makes theirs.
-        of_terms = self._over_scales(output, target, instances) if self.terms else ()
+        of_terms = self._of_terms(output, target, instances) if self.terms else ()
         scales = [output] if isinstance(output, Tensor) else output
         values = {}
         if self.weights["pixel"]:
@@ -83,19 +88,38 @@ class CompoundLoss(nn.Module):
             loss = loss + _attached_zero(scales)
         return loss
 
-    def _over_scales(self, output, target, instances) -> Tensor:  # type: ignore[no-untyped-def]
+    def target_side(
+        self, target: Tensor | Sequence[Tensor], instances: Tensor | Sequence[Tensor] | None, n_channels: int
+    ) -> TargetSide:
+        """All that the terms need of a target, for :meth:`forward` in the place of instances.
+
+        Made before the network starts, it costs a GPU no wait for the forward pass.
+        """
+        targets, ids = self._scales(target, instances)
+        side = self.problems.target_side(targets, ids, n_channels)
+        for term in self.terms.values():
+            term.prepare(side)  # type: ignore[operator]
+        return side
+
+    def _scales(self, *of_scales: Any) -> list[Any]:
+        """Lists of what has a weight above 0; None and a target side stay as they are."""
         if self.scale_weights is None:
-            return self._terms(output, target, instances)
-        if instances is None:
-            instances = [None] * len(output)
-        scales = zip(self.scale_weights, output, target, instances, strict=True)
-        return torch.stack([weight * self._terms(*scale) for weight, *scale in scales if weight != 0]).sum(0)
+            return [[one] if isinstance(one, Tensor) else one for one in of_scales]
+        chosen = []
+        for scales in of_scales:
+            if scales is not None and not isinstance(scales, TargetSide):
+                scales = [scale for weight, scale in zip(self.scale_weights, scales, strict=True) if weight != 0]
+            chosen.append(scales)
+        return chosen
 
     @in_full_precision
-    def _terms(self, output: Tensor, target: Tensor, instances: Tensor | None) -> Tensor:
-        """(number of terms,) at one scale."""
-        comparisons = self.problems(output, target, instances)
-        return class_means([[term.average(c) for c in comparisons] for term in self.terms.values()])  # type: ignore[operator]
+    def _of_terms(self, output: Any, target: Any, instances: Any) -> Tensor:
+        """(number of terms,) summed over scales."""
+        comparison = self.problems(*self._scales(output, target, instances))
+        averages = [term.average(comparison) for term in self.terms.values()]  # type: ignore[operator]
+        of_scales = class_means(averages, comparison.n_classes).unbind(1)
+        weights = [1.0] if self.scale_weights is None else [weight for weight in self.scale_weights if weight != 0]
+        return torch.stack([weight * of_scale for weight, of_scale in zip(weights, of_scales)]).sum(0)
 
 
 def _attached_zero(scales: Sequence[Tensor]) -> Tensor:

@@ -98,10 +98,14 @@ def instance_average(
 ) -> Average:
     """:func:`instance_segmentation_loss` before its division."""
     if is_target(side):
+        objects, number = c.instances, c.instances.number
         losses = target_losses(c, criterion, exclude_other_targets, missed, surrogate_weight)
     else:
-        losses = prediction_losses(c, criterion, surrogate_weight)[c.whole_components]
-    return Average.over(losses.to(c.dtype))
+        objects, whole = c.components, c.whole_components
+        number = objects.per_sample(whole.long())
+        losses = prediction_losses(c, criterion, surrogate_weight).where(whole, 0)
+    count = c.per_problem(number)
+    return Average(c.per_problem(objects.per_sample(losses)).to(c.dtype), count, count)
 
 
 def target_losses(

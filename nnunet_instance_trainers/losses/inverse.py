@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Objects
@@ -105,22 +108,26 @@ def inverse_average(c: Comparison, *, criterion: str = "bce", max_weight: float 
         raise ValueError(
             f"the inverse-weighted criterion must be one of {', '.join(WEIGHTED_CRITERIA)}, got {criterion!r}"
         )
-    objects, inside = c.target, c.target.gather(c.probabilities)
+    objects, p = c.instances, c.probabilities
+    inside = c.gather(p)
     of_objects, of_background = _weights(objects, max_weight)
     part = CRITERIA[criterion]()
+
+    def in_background(negative: Callable[[Tensor], Tensor]) -> Tensor:
+        everywhere = c.totals([negative(image) for image in p])
+        return of_background * objects.background_sums(everywhere, negative(inside))
 
     def weighed(per_object: Tensor) -> Tensor:
         return objects.per_sample(of_objects.to(per_object.dtype) * per_object)
 
     positive = weighed(objects.sum_gathered(part.positive(inside)))
-    negative = of_background * objects.background_sums(part.negative(c.probabilities), part.negative(inside))
+    negative = in_background(part.negative)
     n_positive, n_negative = weighed(objects.size.to(positive.dtype)), of_background * objects.background_size
     if criterion == "dice":  # with squares, unlike the criterion of that name
         squares = weighed(objects.sum_gathered(inside.square()))
-        background = of_background * objects.background_sums(c.probabilities.square(), inside.square())
-        losses = 1 - (2 * positive + _SMOOTH) / (squares + background + n_positive + _SMOOTH)
+        losses = 1 - (2 * positive + _SMOOTH) / (squares + in_background(torch.square) + n_positive + _SMOOTH)
     elif isinstance(part, PointwiseCriterion):
         losses = (positive + negative) / objects.valid_size.clamp(min=1)
     else:
         losses = part(positive, negative, n_positive, n_negative)
-    return Average.over(losses.to(c.dtype))
+    return c.average_samples(losses.to(c.dtype))

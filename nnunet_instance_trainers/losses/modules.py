@@ -35,6 +35,7 @@ from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.proximity import proximity_average
 from nnunet_instance_trainers.losses.rates import rate_average
+from nnunet_instance_trainers.losses.target_side import TargetSide
 from nnunet_instance_trainers.losses.topk import topk_average
 from nnunet_instance_trainers.losses.voronoi import mixed, voronoi_average
 
@@ -68,11 +69,16 @@ class ClassLoss(nn.Module):
 
     @in_full_precision
     def forward(self, output: Tensor, target: Tensor, instances: Tensor | None = None) -> Tensor:
-        return class_means([[self.average(problem) for problem in self.problems(output, target, instances)]])[0]
+        comparison = self.problems([output], [target], None if instances is None else [instances])
+        return class_means([self.average(comparison)], comparison.n_classes).reshape(())
 
     @abstractmethod
     def average(self, comparison: Comparison) -> Average:
-        """The loss of one binary problem, before its division."""
+        """The means of the loss of all binary problems, before their division."""
+
+    def prepare(self, target: TargetSide) -> None:
+        """Ask for what the loss needs of the target, before the network starts."""
+        target.instances  # noqa: B018
 
 
 class BlobLoss(ClassLoss):
@@ -229,6 +235,11 @@ class VoronoiLoss(ClassLoss):
     def average(self, comparison: Comparison) -> Average:
         return voronoi_average(comparison, **self.options)
 
+    def prepare(self, target: TargetSide) -> None:
+        super().prepare(target)
+        if self.options["side"] == "target":
+            target.cells(self.options["cell_grid"])
+
 
 class BiCCLoss(ClassLoss):
     """Both sides of the Voronoi loss (BiCC without its global loss): see :func:`functional.bicc_loss`.
@@ -259,9 +270,9 @@ class BiCCLoss(ClassLoss):
 
     @in_full_precision
     def forward(self, output: Tensor, target: Tensor, instances: Tensor | None = None) -> Tensor:
-        problems = self.problems(output, target, instances)
-        of_target, of_prediction = class_means([[side.average(c) for c in problems] for side in self.sides])
-        return mixed(of_target, of_prediction, self.alpha)
+        comparison = self.problems([output], [target], None if instances is None else [instances])
+        means = class_means([side.average(comparison) for side in self.sides], comparison.n_classes)
+        return mixed(means[0, 0], means[1, 0], self.alpha)
 
 
 class ComponentTverskyLoss(ClassLoss):

@@ -15,6 +15,8 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def _widen(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return [_widen(one) for one in value]
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value  # type: ignore[attr-defined]
 
@@ -27,7 +29,7 @@ def _autocasts(device: str) -> bool:
 
 
 def in_full_precision(function: Function) -> Function:
-    """Decorate a function so that half-precision tensors become float32 and autocast is off inside.
+    """Decorate a function so that half-precision tensors, also in lists, become float32 and autocast is off inside.
 
     A float16 sum over 128^3 voxels overflows. float32 and float64 stay what they are. Autocast is only
     touched where it is on, since some torch versions raise on MPS even for ``enabled=False``.
@@ -37,7 +39,8 @@ def in_full_precision(function: Function) -> Function:
     def wrapper(*args, **kwargs):  # type: ignore[no-untyped-def]
         args = tuple(_widen(a) for a in args)
         kwargs = {name: _widen(value) for name, value in kwargs.items()}
-        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        of_scales = (a[0] if isinstance(a, list) and a else a for a in args)
+        device = next((a.device.type for a in of_scales if isinstance(a, Tensor)), "cpu")
         if _autocasts(device):
             with torch.autocast(device, enabled=False):
                 return function(*args, **kwargs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.nearest import nearest_boxes
-from nnunet_instance_trainers.instances.voxels import total
+from nnunet_instance_trainers.instances.voxels import on_device, positions
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, Dice
 from nnunet_instance_trainers.losses.instance import prediction_losses, target_losses
@@ -88,36 +89,83 @@ def proximity_average(
     """:func:`instance_proximity_loss` before its division by the number of samples."""
     if form not in ("mean", "mse"):
         raise ValueError(f"form must be 'mean' or 'mse', got {form!r}")
-    target = target_losses(c, criterion, exclude_other_targets, missed, surrogate_weight)
-    prediction = prediction_losses(c, criterion, surrogate_weight)
-    sides = [_side(c.instances, c.whole_instances, target), _side(c.components, c.whole_components, prediction)]
-    sides = [_with_stand_ins(c, *pair) for pair in (sides, sides[::-1])]
-    sums, numbers = [], []
-    for distances, (losses, sample, *_) in zip(nearest_boxes(sides[0][1:], sides[1][1:]), sides):
-        weighed = distances * losses
-        sums.append(weighed.new_zeros(c.shape[0]).index_add(0, sample, weighed))
-        numbers.append(torch.bincount(sample, minlength=c.shape[0]).clamp(min=1))
-    of_samples = sums[0] / numbers[0] + sums[1] / numbers[1] if form == "mean" else (sums[0] - sums[1]) ** 2
-    return Average.over(of_samples.to(c.dtype), c.whole_instances.sum() + c.whole_components.sum())
+    sides = c.instances, c.components
+    losses = (
+        target_losses(c, criterion, exclude_other_targets, missed, surrogate_weight),
+        prediction_losses(c, criterion, surrogate_weight),
+    )
+    near = _nearest(c)
+    sums = [objects.per_sample(weight * loss) for objects, weight, loss in zip(sides, near.weights, losses)]
+    if near.any_stands_in:
+        tp, size = (c.instances.per_sample(of) for of in (c.instance_mass, c.instances.size))
+        whole_image = Dice()(tp, c.totals(c.probabilities) - tp, size, size)
+        sums = [of_side + weight * whole_image for of_side, weight in zip(sums, near.of_stand_ins)]
+    target, prediction = (of_side / number for of_side, number in zip(sums, near.numbers))
+    of_samples = target + prediction if form == "mean" else (sums[0] - sums[1]) ** 2
+    whole = zip(sides, (c.whole_instances, c.whole_components))
+    return c.average_samples(of_samples.to(c.dtype), sum(objects.per_sample(kept.long()) for objects, kept in whole))
 
 
-_Side = tuple[Tensor, Tensor, Tensor, Tensor]  # (N,) losses and samples, (N, d) lowest and highest corners
+class _Nearest(NamedTuple):
+    """How far the nearest object of the other side is, for the target's side and the prediction's.
+
+    Attributes:
+        weights: (N,) and (M,) smallest DIoU losses, 0 for objects that are left out.
+        of_stand_ins: (E,) each, those of the boxes that stand in for a side without objects, 0 where there is none.
+        numbers: (E,) each, objects and stand-ins of each sample, at least 1.
+        any_stands_in: whether there are stand-ins.
+    """
+
+    weights: tuple[Tensor, Tensor]
+    of_stand_ins: tuple[Tensor, Tensor]
+    numbers: tuple[Tensor, Tensor]
+    any_stands_in: bool
 
 
-def _side(objects: Objects, whole: Tensor, losses: Tensor) -> _Side:
-    chosen = whole.nonzero().squeeze(1)
-    low, high = objects.boxes()
-    return losses[chosen], objects.sample[chosen], low[chosen], high[chosen]
+_Boxes = tuple[Tensor, Tensor, Tensor]  # (N,) samples, (N, d) lowest and highest corners
 
 
-def _with_stand_ins(c: Comparison, side: _Side, other: _Side) -> _Side:
-    """Where only the other side has objects: the whole image's Dice loss, in a box 3 wide in the middle."""
-    here, there = (torch.bincount(sample, minlength=c.shape[0]) > 0 for _, sample, _, _ in (side, other))
-    alone = (there & ~here).nonzero().squeeze(1)
-    if not len(alone):
-        return side
-    tp, size = (c.instances.per_sample(of)[alone] for of in (c.instance_mass, c.instances.size))
-    losses = Dice()(tp, total(c.probabilities[alone]) - tp, size, size)
-    middle = torch.tensor([length // 2 for length in c.shape[1:]], device=tp.device).expand(len(alone), -1)
-    losses, sample, low, high = map(torch.cat, zip(side, (losses, alone, middle - 1, middle + 2)))
-    return losses, sample, low, high
+def _nearest(c: Comparison) -> _Nearest:
+    """Searched on the host: boxes go there in one copy and what is found comes back in one."""
+    sides = [
+        torch.cat((kept[:, None].long(), objects.sample[:, None].long(), *(corner.long() for corner in objects.boxes)), 1)
+        for objects, kept in ((c.instances, c.whole_instances), (c.components, c.whole_components))
+    ]
+    n_instances, device = len(sides[0]), sides[0].device
+    on_host = torch.cat(sides).cpu().tensor_split([n_instances])
+    chosen = [positions(side[:, 0] > 0).long() for side in on_host]
+    boxes = [side[of_side, 1:].split([1, *[(side.shape[1] - 2) // 2] * 2], 1) for side, of_side in zip(on_host, chosen)]
+    found = [(sample[:, 0], low, high) for sample, low, high in boxes]
+    stand_ins = [_stand_ins(c, *pair) for pair in (found, found[::-1])]
+    distances = _by_scales(c, *(tuple(map(torch.cat, zip(*side))) for side in zip(found, stand_ins)))
+    results = []
+    for side, of_side, own, standing, distance in zip(on_host, chosen, found, stand_ins, distances):
+        weights, of_stand_ins = distance.new_zeros(len(side)), distance.new_zeros(c.n_samples)
+        weights[of_side], of_stand_ins[standing[0]] = distance.split([len(of_side), len(standing[0])])
+        number = torch.bincount(torch.cat((own[0], standing[0])), minlength=c.n_samples).clamp(min=1)
+        results += [weights, of_stand_ins, number.to(distance.dtype)]
+    there = on_device(torch.cat(results), device).split([len(result) for result in results])
+    return _Nearest(there[0::3], there[1::3], there[2::3], any(len(sample) for sample, *_ in stand_ins))
+
+
+def _stand_ins(c: Comparison, own: _Boxes, other: _Boxes) -> _Boxes:
+    """Where only the other side has objects: a box 3 wide in the middle of the image."""
+    here, there = (torch.bincount(sample, minlength=c.n_samples) > 0 for sample, *_ in (own, other))
+    alone = positions(there & ~here).long()
+    middles = [[length // 2 for length in shape[1:]] for shape in c.shapes for _ in range(shape[0] * c.n_classes)]
+    middle = torch.tensor(middles)[alone]
+    return alone, middle - 1, middle + 2
+
+
+def _by_scales(c: Comparison, a: _Boxes, b: _Boxes) -> list[Tensor]:
+    """The smallest DIoU losses of either side, searched scale by scale, for sizes differ."""
+    found: list[Tensor] = [torch.zeros(len(side[0])) for side in (a, b)]
+    first = 0
+    for shape in c.shapes:
+        last = first + shape[0] * c.n_classes
+        here = [(side[0] >= first) & (side[0] < last) for side in (a, b)]
+        pairs = nearest_boxes(*([part[of_side] for part in side] for side, of_side in zip((a, b), here)))
+        for of_all, of_side, distance in zip(found, here, pairs):
+            of_all[of_side] = distance
+        first = last
+    return found

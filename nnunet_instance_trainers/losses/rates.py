@@ -67,4 +67,4 @@ def rate_average(c: Comparison, *, side: str, surrogate_weight: float = 0.1) -> 
     bad = (bad & counted).to(log_chance.dtype)
     presence = bad * straight_through(torch.ones_like(log_chance), -log_chance, surrogate_weight)
     number = objects.per_sample(counted.long())
-    return Average.over((objects.per_sample(presence) / number.clamp(min=1)).to(c.dtype), number.sum())
+    return c.average_samples((objects.per_sample(presence) / number.clamp(min=1)).to(c.dtype), number)

@@ -56,8 +56,8 @@ def topk_average(c: Comparison, *, k_percent: float = 50) -> Average:
     """:func:`topk_dice_loss` before its division by the number of samples."""
     if not 0 < k_percent <= 100:
         raise ValueError(f"k_percent must be above 0 and up to 100, got {k_percent}")
-    foreground = c.target
-    inside = foreground.gather(c.probabilities)
+    foreground, p = c.instances, c.probabilities
+    inside = c.gather(p)
     sample = foreground.sample[foreground.member]
     size = foreground.per_sample(foreground.size)
     # Sorted by sample, then by probability: the first of each sample are its worst.
@@ -69,6 +69,6 @@ def topk_average(c: Comparison, *, k_percent: float = 50) -> Average:
     stays = (rank < kept[sample]).to(inside.dtype)
     hits = foreground.per_sample(foreground.sum_gathered(inside * stays))
     squares = foreground.per_sample(foreground.sum_gathered(inside.square() * stays))
-    background = foreground.background_sums(c.probabilities.square(), inside.square())
+    background = foreground.background_sums(c.totals([image.square() for image in p]), inside.square())
     losses = 1 - (2 * hits + _SMOOTH) / (squares + kept + background + _SMOOTH)
-    return Average.over(losses.to(c.dtype))
+    return c.average_samples(losses.to(c.dtype))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Cells
-from nnunet_instance_trainers.instances.voxels import sum_over
+from nnunet_instance_trainers.instances.voxels import sum_over, tally
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, OverlapCriterion, resolve
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
@@ -195,42 +195,42 @@ def voronoi_average(
         raise ValueError(f"without_instance must be 'skip' or 'whole', got {without_instance!r}")
     cells = c.cells(side, cell_grid)
     objects, losses = cells.objects, _cell_losses(c, cells, criterion, empty_cell)
-    of_objects, of_rest = losses.split((len(objects), losses.shape[0] - len(objects)))
+    of_objects, of_rest = losses.split((len(objects), objects.n_samples))
     weights = objects.size.to(losses.dtype) ** size_power
     occurs = objects.number > 0
     per_sample = objects.per_sample(weights * of_objects) / torch.where(occurs, objects.per_sample(weights), 1)
     if without_instance == "whole":
         per_sample = torch.where(occurs, per_sample, of_rest)
-        occurs = objects.valid_size > 0
-    count = occurs.sum()
-    return Average(torch.where(occurs, per_sample, per_sample * 0).sum().to(c.dtype), count, count)
+        occurs = c.instances.valid_size > 0
+    count = c.per_problem(occurs.long())
+    return Average(c.per_problem(torch.where(occurs, per_sample, per_sample * 0).to(c.dtype)), count, count)
 
 
 def _cell_losses(c: Comparison, cells: Cells, criterion: CriterionSpec, empty_cell: str) -> Tensor:
-    """(N + B,) the criterion in each cell."""
+    """(N + E,) the criterion in each cell."""
     if empty_cell not in EMPTY_CELLS:
         raise ValueError(f"empty_cell must be 'mass' or 'criterion', got {empty_cell!r}")
-    place, number = cells.at(c.target.voxel), len(cells)
-    n_positive = torch.bincount(place, minlength=number)
+    is_target_side = cells.objects is c.instances
+    p, number = c.class_probabilities, len(cells)
+    place = c.instances.member if is_target_side else cells.at(c.instances)
+    n_positive = tally(place, number)
     n_negative = cells.size - n_positive
-    p = c.probabilities
+    mass = cells.sums(p)
     losses: list[Tensor] = []
     overlaps: list[Tensor] = []
-    mass = cells.sums(p)
     for part in resolve(criterion):
         positive = sum_over(part.positive(c.inside), place, number)
         of_voxels = c.negative(part)
-        everywhere = mass if of_voxels is p else cells.sums(of_voxels)
+        everywhere = mass if of_voxels[0] is p[0] else cells.sums(of_voxels)
         negative = everywhere - sum_over(part.negative(c.inside), place, number)
         of_kind = overlaps if isinstance(part, OverlapCriterion) else losses
         of_kind.append(part(positive, negative, n_positive, n_negative))
     if overlaps:
         overlap = torch.stack(overlaps).sum(0)
-        if empty_cell == "mass" and cells.objects is not c.target:
-            is_empty = n_positive == 0
-            is_empty[len(cells.objects) :] = False
+        if empty_cell == "mass" and not is_target_side:
             # sum p^2 / sum p, with the gradient p / sum p.
-            by_mass = cells.sums(p.detach() * p) / mass.detach().clamp(min=_LEAST)
-            overlap = torch.where(is_empty, by_mass, overlap)
+            by_mass = cells.sums([image.detach() * image for image in p]) / mass.detach().clamp(min=_LEAST)
+            is_object = torch.arange(number, device=place.device) < len(cells.objects)
+            overlap = torch.where((n_positive == 0).logical_and_(is_object), by_mass, overlap)
         losses.append(overlap)
     return torch.stack(losses).sum(0)

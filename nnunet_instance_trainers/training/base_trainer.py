@@ -116,11 +116,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
             else:
                 loss = inner
         terms = {name: make_term(name, vars(self.settings)) for name in self.settings.terms}
-        plan = self.configuration_manager
         problems = ClassProblems(
             classes=self.instance_channels,
             components_from=self.settings.components_from,
-            extent=[edge * size for edge, size in zip(plan.spacing, plan.patch_size, strict=True)],
+            spacing=self.configuration_manager.spacing,
             **problem,
         )
         weights = self.settings.weights_in(self.current_epoch)

@@ -42,7 +42,7 @@ def compare(n: int, seed: int) -> None:
         expected = plain_map(ids.numpy(), spacing)
         np.testing.assert_array_equal(cell_map(ids[None], spacing=spacing)[0], expected, err_msg=f"{seed} {i}")
         if (numbers := ids.unique()[ids.unique() > 0]).numel():
-            image = torch.searchsorted(numbers, ids).add(1).mul(ids > 0).int()
+            image = torch.searchsorted(numbers, ids).add(1).mul(ids > 0).int()[None]
             steps = nearest_places._whole_steps(ids.shape, spacing or [1.0] * dim, len(numbers) + 1)
             ways = (nearest_places._by_pairs, nearest_places._by_envelopes)
             both = [way(image, len(numbers) + 1, steps) for way in ways]
@@ -110,10 +110,10 @@ def test_sums_and_sizes_equal_the_plain_loop() -> None:
     ids, valid = random_labels((7, 6, 9), 5, seed=6, batch=3), random_mask((3, 7, 6, 9), seed=7)
     ids[1] = 0
     objects = Objects(ids, valid=valid)
-    found = Cells(objects, valid=valid, spacing=(2, 1, 1))
+    found = Cells(objects, valid=[valid], spacing=(2, 1, 1))
     values = (random_probabilities(ids.shape, seed=8) * valid).requires_grad_()
     weights = torch.arange(1.0, len(found) + 1, dtype=torch.float64)
-    sums = found.sums(values)
+    sums = found.sums([values])
     (slope,) = torch.autograd.grad((sums * weights).sum(), values)
     nearest, n = cell_map(ids, spacing=(2, 1, 1), valid=valid), len(objects)
     assert len(found) == n + 3 and found.objects is objects
@@ -123,17 +123,17 @@ def test_sums_and_sizes_equal_the_plain_loop() -> None:
         torch.testing.assert_close(sums[k], values[cell].sum())
         assert found.size[k] == (cell & valid).sum()
         assert (slope[cell] == weights[k]).all()
-    assert found.at(objects.voxel).tolist() == objects.member.tolist()
+    assert found.at(objects).tolist() == objects.member.tolist()
 
 
 def test_a_map_that_is_given_is_taken_as_it_is() -> None:
     ids = torch.tensor([7, 0, 3, 900])[random_labels((9, 8), 3, seed=9, batch=3)]
     ids[1] = 0
     objects = Objects(ids)
-    expected = Cells(objects).place
-    assert torch.equal(Cells(objects, cells=cell_map(ids)).place, expected)
+    (expected,) = Cells(objects).places
+    assert torch.equal(Cells(objects, cells=[cell_map(ids)]).places[0], expected)
     other = cell_map(ids).where(cell_map(ids) != 3, 901)  # an id without an object belongs to none
-    found = Cells(objects, cells=other).place
+    (found,) = Cells(objects, cells=[other]).places
     unknown = (other == 901)[[0, 2]]
     assert unknown.any() and (found[[0, 2]][unknown] >= len(objects)).all()
     assert torch.equal(found[[0, 2]][~unknown], expected[[0, 2]][~unknown])

@@ -6,6 +6,11 @@ from geometry import SHAPES, Box, Disc, paint, random_labels, random_mask, rando
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import Objects
+from nnunet_instance_trainers.instances.voxels import total
+
+
+def everywhere(values: Tensor) -> Tensor:
+    return total([values.unsqueeze(1)])
 
 
 def names_of(objects: Objects) -> list[tuple[int, int]]:
@@ -62,7 +67,7 @@ def test_equals_plain_loops(shape: tuple[int, ...], masked: bool, sparse: bool) 
     assert objects.valid_size.tolist() == ok.flatten(1).sum(1).tolist()
     background = (ids == 0) & ok
     assert objects.background_size.tolist() == background.flatten(1).sum(1).tolist()
-    sums = objects.background_sums(values, objects.gather(values))
+    sums = objects.background_sums(everywhere(values), objects.gather(values))
     torch.testing.assert_close(sums, (values * background).flatten(1).sum(1))
 
 
@@ -79,12 +84,12 @@ def test_voxels_and_members_give_the_masks_back(shape: tuple[int, ...], masked: 
 def test_centres_and_boxes_equal_plain_loops(shape: tuple[int, ...], masked: bool, sparse: bool) -> None:
     ids, valid = case(shape, masked, sparse=sparse)
     objects = Objects(ids, valid=valid)
-    low, high = objects.boxes()
+    low, high = objects.boxes
     for i, mask in enumerate(regions(ids, valid).values()):
         at = mask.nonzero()[:, 1:]
         assert low[i].tolist() == at.amin(0).tolist()
         assert high[i].tolist() == (at.amax(0) + 1).tolist()
-        assert objects.centres()[i].tolist() == (at.double().mean(0) + 0.5).floor().tolist()
+        assert objects.centres[i].tolist() == (at.double().mean(0) + 0.5).floor().tolist()
 
 
 def test_sizes_boxes_and_centres_are_analytic() -> None:
@@ -92,13 +97,13 @@ def test_sizes_boxes_and_centres_are_analytic() -> None:
     objects = Objects(paint((16, 13), [a, b, c])[None])
     assert objects.size.tolist() == [20, 8, 13]
     assert objects.background_size.tolist() == [16 * 13 - 41]
-    assert [corner.tolist() for corner in objects.boxes()] == [[[1, 1], [8, 2], [11, 8]], [[5, 6], [12, 4], [16, 13]]]
-    assert objects.centres().tolist() == [[3, 3], [10, 3], [13, 10]]  # 2.5 and 9.5 go up, and so does 2.5 of b
+    assert [corner.tolist() for corner in objects.boxes] == [[[1, 1], [8, 2], [11, 8]], [[5, 6], [12, 4], [16, 13]]]
+    assert objects.centres.tolist() == [[3, 3], [10, 3], [13, 10]]  # 2.5 and 9.5 go up, and so does 2.5 of b
 
 
 def test_centres_at_a_half_are_rounded_up_not_to_even() -> None:
     ids = torch.tensor([[[1, 1, 2, 2, 0, 3, 3, 4, 4]]])  # 0.5, 2.5, 5.5, 7.5
-    assert Objects(ids).centres()[:, 1].tolist() == [1, 3, 6, 8]
+    assert Objects(ids).centres[:, 1].tolist() == [1, 3, 6, 8]
 
 
 def test_permuted_ids_permute_the_list() -> None:
@@ -131,15 +136,15 @@ def test_an_image_without_ids_has_only_background() -> None:
     assert (len(objects), objects.number.tolist(), objects.background_size.tolist()) == (0, [0, 0], [12, 12])
     values = torch.ones(2, 3, 4)
     assert objects.sums(values).shape == (0,)
-    assert objects.background_sums(values, objects.gather(values)).tolist() == [12, 12]
-    assert objects.centres().shape == objects.boxes()[0].shape == (0, 2)
+    assert objects.background_sums(everywhere(values), objects.gather(values)).tolist() == [12, 12]
+    assert objects.centres.shape == objects.boxes[0].shape == (0, 2)
 
 
 def test_sums_are_differentiable() -> None:
     objects = Objects(random_labels((4, 5), 3, seed=14), valid=random_mask((2, 4, 5), seed=15))
     values = random_probabilities((2, 4, 5), seed=16).requires_grad_()
     assert torch.autograd.gradcheck(lambda v: objects.sums(v**2), values)
-    assert torch.autograd.gradcheck(lambda v: objects.background_sums(v**2, objects.gather(v**2)), values)
+    assert torch.autograd.gradcheck(lambda v: objects.background_sums(everywhere(v**2), objects.gather(v**2)), values)
 
 
 def test_sums_of_single_precision_values_are_double() -> None:

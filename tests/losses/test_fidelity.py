@@ -55,7 +55,7 @@ def test_false_positives_are_weighed_by_p_not_by_its_square() -> None:
 def test_boxes_are_tight() -> None:
     ids = torch.zeros(1, 9, 9, dtype=torch.long)
     ids[0, 2:5, 3:8] = 1
-    low, high = Objects(ids).boxes()
+    low, high = Objects(ids).boxes
     assert (low.tolist(), high.tolist()) == ([[2, 3]], [[5, 8]])
 
 
