@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from math import prod
 
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances.voxel_lists import joined
+from nnunet_instance_trainers.instances.voxel_lists import geometry, joined
 
 __all__ = ["count_around", "cube_sizes", "draw_cubes", "widen", "with_neighbours"]
 
@@ -35,30 +34,35 @@ def with_neighbours(mask: Tensor) -> Tensor:
 
 
 def draw_cubes(
-    shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]
-) -> list[Tensor]:
-    """Cubes around centres, merged where they overlap and clipped at the border.
+    shapes: Sequence[Sequence[int]], sides: Sequence[tuple[Tensor, Tensor]], reach: Sequence[int]
+) -> list[list[Tensor]]:
+    """Cubes around centres, merged where they overlap and clipped at the border; a picture of each of several sides.
 
     Args:
         shapes: (B, *S) of the pictures of each scale; samples are numbered through the scales.
-        sample: (N,) the sample of each cube.
-        centres: (N, d) integer positions.
+        sides: for each side (N,) the samples of its cubes and (N, d) integer positions of their centres.
         reach: voxels to either side of the centre, per axis.
 
     Returns:
-        (B, *S) bool for each scale. Drawn by widening the mask of centres axis by axis, so the cost does not depend
-        on N.
+        For each side (B, *S) bool of each scale. Drawn by widening the mask of centres axis by axis, so the cost does
+        not depend on N.
     """
     sizes = [prod(shape) for shape in shapes]
-    flat = torch.zeros(sum(sizes), dtype=torch.bool, device=centres.device)
-    flat.index_fill_(0, _places(shapes, sample, centres), True)
+    flat = torch.zeros((len(sides), sum(sizes)), dtype=torch.bool, device=sides[0][0].device)
+    for of_side, (sample, centres) in zip(flat, sides):
+        of_side.index_fill_(0, _places(shapes, sample, centres), True)
 
-    def drawn(picture: Tensor) -> Tensor:
+    def drawn(pictures: Tensor) -> Tensor:
         for axis, r in enumerate(reach, start=1):
-            picture = widen(picture, axis, r)
-        return picture
+            pictures = widen(pictures, axis, r)
+        return pictures
 
-    return [_by_samples(drawn, part.view(*shape)) for part, shape in zip(flat.split(sizes), shapes)]
+    n_sides = len(sides)
+    scales = [
+        _by_samples(drawn, part.reshape(n_sides * shape[0], *shape[1:])).view(n_sides, *shape)
+        for part, shape in zip(flat.split(sizes, 1), shapes)
+    ]
+    return [[scale[side] for scale in scales] for side in range(n_sides)]
 
 
 def count_around(masks: Sequence[Tensor], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:
@@ -82,12 +86,9 @@ def count_around(masks: Sequence[Tensor], sample: Tensor, centres: Tensor, reach
     return flat.index_select(0, _places([mask.shape for mask in masks], sample, centres)).long()
 
 
-def cube_sizes(
-    shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]
-) -> Tensor:
+def cube_sizes(shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor, reach: Sequence[int]) -> Tensor:
     """(N,) voxels of each cube inside its image. Arguments as of :func:`draw_cubes`."""
-    _, _, lengths = _geometry(tuple(map(tuple, shapes)), centres.device)
-    ends = lengths[sample]
+    ends = geometry(shapes, centres.device).lengths[sample]
     size = torch.ones_like(ends[:, 0])
     for at, end, r in zip(centres.unbind(1), ends.unbind(1), reach):
         size = size * (torch.minimum(at + (r + 1), end) - (at - r).clamp(min=0))
@@ -103,21 +104,5 @@ def _by_samples(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def _places(shapes: Sequence[Sequence[int]], sample: Tensor, centres: Tensor) -> Tensor:
     """(N,) flat positions of centres in the images of all scales."""
-    starts, strides, _ = _geometry(tuple(map(tuple, shapes)), centres.device)
-    return (centres * strides[sample]).sum(1) + starts[sample]
-
-
-@lru_cache(maxsize=16)
-def _geometry(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(E,) where each sample starts in the flat images, (E, d) strides and (E, d) lengths of its axes."""
-    # Kept from step to step, since what the host makes would have to be copied to a GPU in each.
-    starts, strides, lengths, start = [], [], [], 0
-    for n_samples, *size in shapes:
-        for _ in range(n_samples):
-            starts.append(start)
-            strides.append([prod(size[axis + 1 :]) for axis in range(len(size))])
-            lengths.append(size)
-            start += prod(size)
-    dim = len(shapes[0]) - 1
-    rows = [torch.tensor(rows, dtype=torch.int64, device=device) for rows in (starts, strides, lengths)]
-    return rows[0], rows[1].view(-1, dim), rows[2].view(-1, dim)
+    images = geometry(shapes, centres.device)
+    return (centres * images.strides[sample]).sum(1) + images.starts[sample]

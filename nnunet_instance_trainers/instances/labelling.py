@@ -101,9 +101,7 @@ def _list_components(labels: Sequence[Tensor]) -> tuple[VoxelList, Tensor, Tenso
     return _through_images(labels, label)
 
 
-def _through_images(
-    labels: Sequence[Tensor], label: Callable[[Tensor], Tensor]
-) -> tuple[VoxelList, Tensor, Tensor]:
+def _through_images(labels: Sequence[Tensor], label: Callable[[Tensor], Tensor]) -> tuple[VoxelList, Tensor, Tensor]:
     """The same by what labels the images of one scale."""
     voxels, ids = VoxelList.where(labels), [label(image) for image in labels]
     numbers = joined([of_scale.flatten(1).amax(1) for of_scale in ids])

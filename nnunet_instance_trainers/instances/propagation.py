@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances.voxel_lists import VoxelList
+from nnunet_instance_trainers.instances.voxel_lists import VoxelList, geometry
 from nnunet_instance_trainers.instances.voxels import positions
 
 __all__ = ["CONNECTIVITIES", "propagate_labels", "propagate_through"]
@@ -51,9 +51,7 @@ def propagate_labels(labels: Tensor, connectivity: int | None = None) -> Tensor:
     return ids.view(labels.shape)
 
 
-def propagate_through(
-    labels: Sequence[Tensor], connectivity: int | None = None
-) -> tuple[VoxelList, Tensor, Tensor]:
+def propagate_through(labels: Sequence[Tensor], connectivity: int | None = None) -> tuple[VoxelList, Tensor, Tensor]:
     """The components of the label images (n, *S) of several scales at once.
 
     Returns:
@@ -62,11 +60,11 @@ def propagate_through(
     """
     reach = _reach(labels[0].ndim - 1, connectivity)
     voxels = VoxelList.where(labels)
-    flat, voxel, steps = _padded(labels, voxels)
+    flat, voxel, strides = _padded(labels, voxels)
     is_start = flat[voxel - 1] != flat[voxel]
     # The nodes are runs. Their number would have to be waited for, so there are as many as voxels; the rest stay alone.
     run = is_start.cumsum(0, dtype=torch.int32) - 1
-    root = _merge(len(voxel), *_contacts(flat, voxels, voxel, is_start, run, steps, reach))
+    root = _merge(len(voxel), *_contacts(flat, voxels, voxel, is_start, run, strides, reach))
     is_root = root == torch.arange(len(root), dtype=torch.int32, device=root.device)
     member = (is_root.cumsum(0, dtype=torch.int32) - 1)[root[run]]
     first = is_start & is_root[run]  # the first voxel of each component
@@ -84,40 +82,31 @@ def _reach(dim: int, connectivity: int | None) -> int:
     return CONNECTIVITIES[dim][connectivity]
 
 
-def _padded(labels: Sequence[Tensor], voxels: VoxelList) -> tuple[Tensor, Tensor, list[list[int]]]:
+def _padded(labels: Sequence[Tensor], voxels: VoxelList) -> tuple[Tensor, Tensor, Tensor]:
     """All images with a border of background, so that every voxel has all its neighbours and no line goes on in the
-    next; the places (K,) of the listed voxels in them; and for each scale the steps from voxel to voxel along all axes
-    but the last."""
-    sizes = [(shape[0], *(length + 2 for length in shape[1:])) for shape in voxels.shapes]
-    flat = torch.zeros(sum(map(prod, sizes)), dtype=labels[0].dtype, device=labels[0].device)
-    voxel, steps, start = torch.empty(len(voxels), dtype=torch.int64, device=flat.device), [], 0
-    for image, size, places, here in zip(labels, sizes, voxels.places, voxels.split(voxel)):
-        inner = (slice(None), *(slice(1, -1) for _ in size[1:]))
-        flat[start : start + prod(size)].view(size)[inner] = image
-        strides = [prod(size[axis + 1 :]) for axis in range(len(size))]
-        rest, shape = places.long(), image.shape
-        here.fill_(start + sum(strides[1:]))
-        for axis, stride in enumerate(strides):
-            position = rest.div(prod(shape[axis + 1 :]), rounding_mode="trunc")
-            rest = rest.sub(position, alpha=prod(shape[axis + 1 :]))
-            here.add_(position, alpha=stride)
-        steps.append(strides[1:-1])
-        start += prod(size)
-    return flat, voxel, steps
+    next; the places (K,) of the listed voxels in them; and for each image the steps (n, d) along its axes."""
+    shapes = [(shape[0], *(length + 2 for length in shape[1:])) for shape in voxels.shapes]
+    sizes = list(map(prod, shapes))
+    flat = torch.zeros(sum(sizes), dtype=labels[0].dtype, device=labels[0].device)
+    for image, shape, part in zip(labels, shapes, flat.split(sizes)):
+        part.view(shape)[(slice(None), *(slice(1, -1) for _ in shape[1:]))] = image
+    padded = geometry(shapes, flat.device)
+    place = voxels.spread(padded.starts + padded.strides.sum(1))
+    for position, stride in zip(voxels.coordinates, voxels.spread(padded.strides).unbind(1)):
+        place = place.addcmul(position, stride)
+    return flat, place, padded.strides
 
 
 def _contacts(
-    flat: Tensor, voxels: VoxelList, voxel: Tensor, is_start: Tensor, run: Tensor, steps: list[list[int]], reach: int
+    flat: Tensor, voxels: VoxelList, voxel: Tensor, is_start: Tensor, run: Tensor, strides: Tensor, reach: int
 ) -> tuple[Tensor, Tensor]:
     """Pairs of runs that touch; each contact once or a few times. Waits once."""
-    axes = len(steps[0])
+    axes = strides.shape[1] - 1
     lines = [line for line in product((-1, 0, 1), repeat=axes) if line < (0,) * axes and _moved(line) <= reach]
     lines.sort(key=_moved)  # the lines at or after the own one see it from their side
     n_askew = sum(_moved(line) < reach for line in lines)  # of these the voxels before and after are neighbours too
-    at = torch.empty((len(lines), len(voxel)), dtype=torch.int64, device=voxel.device)
-    for line, of_line in zip(lines, at):
-        for strides, own, there in zip(steps, voxels.split(voxel), voxels.split(of_line)):
-            torch.add(own, sum(step * stride for step, stride in zip(line, strides)), out=there)
+    steps = [sum(step * stride for step, stride in zip(line, strides.unbind(1)) if step) for line in lines]
+    at = voxel + voxels.spread(torch.stack(steps, 1)).T
     label = flat[voxel]
     meets, before, after = (flat[at + step] == label for step in (0, -1, 1))
     # Two runs side by side meet in many voxels; one of them is where the later run starts.

@@ -31,17 +31,17 @@ class Runs:
     """
 
     def __init__(self, voxels: VoxelList, member: Tensor) -> None:
-        scales = [_of_scale(*scale) for scale in zip(voxels.shapes, voxels.places, voxels.split(member))]
-        self.member, self.size, self.sum, self.first, self.last, *self.line = map(joined, zip(*scales))
+        if member.device.type == "cpu":
+            scales = [_of_scale(*scale) for scale in zip(voxels.shapes, voxels.places, voxels.split(member))]
+            self.member, self.size, self.sum, self.first, self.last, *self.line = map(joined, zip(*scales))
+        else:
+            *self.line, self.sum = voxels.coordinates
+            self.member, self.first, self.last, self.size = member, self.sum, self.sum, torch.ones_like(member)
 
 
 def _of_scale(shape: torch.Size, voxel: Tensor, member: Tensor) -> tuple[Tensor, ...]:
     """Member, size, sum, first, last and lines at one scale."""
     n_lines, length = prod(shape[:-1]), shape[-1]
-    if voxel.device.type != "cpu":
-        of_run = voxel.div(length, rounding_mode="trunc")
-        position = voxel - of_run * length
-        return member, torch.ones_like(voxel), position.long(), position, position, *_lines(of_run, shape)
     line = blocks(voxel, n_lines, length)
     position = torch.sub(voxel, line, alpha=length)
     ends = torch.ones_like(voxel, dtype=torch.bool)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances.voxels import fill, numbers_in_blocks, positions
+from nnunet_instance_trainers.instances.voxels import fill, integers, numbers_before, positions
 
-__all__ = ["VoxelList"]
+__all__ = ["Geometry", "VoxelList", "geometry", "joined"]
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,28 @@ class VoxelList:
     @property
     def flat(self) -> Tensor:
         """(K,) positions in the images of all scales, one after another."""
-        starts = [sum(map(prod, self.shapes[:scale])) for scale in range(len(self.shapes))]
-        return joined([place + start if start else place for place, start in zip(self.places, starts)])
+        if len(self.shapes) == 1:
+            return self.places[0]
+        starts = list(accumulate(map(prod, self.shapes), initial=0))
+        dtype = integers(starts[-1])
+        return torch.cat([place.to(dtype) + start for place, start in zip(self.places, starts)])
 
     @cached_property
     def numbers(self) -> Tensor:
         """(n_images,) listed voxels of each image."""
-        return joined(
-            [numbers_in_blocks(place, shape[0], prod(shape[1:])) for place, shape in zip(self.places, self.shapes)]
-        )
+        flat = self.flat
+        return numbers_before(flat, geometry(self.shapes, flat.device).ends.to(flat.dtype))
+
+    @cached_property
+    def coordinates(self) -> list[Tensor]:
+        """For each axis (K,) the positions along it. On a CPU it is slow to divide so often."""
+        rest, found = joined(self.places), []
+        lengths = self.spread(geometry(self.shapes, rest.device).lengths.to(rest.dtype))
+        for length in reversed(lengths.unbind(1)):
+            before = rest.div(length, rounding_mode="trunc")
+            found.insert(0, rest - before * length)
+            rest = before
+        return found
 
     @property
     def image(self) -> Tensor:
@@ -70,7 +85,7 @@ class VoxelList:
         return self.spread(torch.arange(self.n_images, dtype=torch.int32, device=self.places[0].device))
 
     def spread(self, of_images: Tensor) -> Tensor:
-        """(K,) for each voxel the number (n_images,) of its image."""
+        """(K,) for each voxel the number (n_images,) of its image, or (K, ...) its row."""
         return fill(of_images, self.numbers, len(self))
 
     def split(self, of_voxels: Tensor) -> tuple[Tensor, ...]:
@@ -84,3 +99,32 @@ class VoxelList:
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+class Geometry(NamedTuple):
+    """Where images are in flat lists of the images of all scales.
+
+    Attributes:
+        starts, ends: (n,) of each image.
+        strides, lengths: (n, d) of its axes.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    strides: Tensor
+    lengths: Tensor
+
+
+def geometry(shapes: Sequence[Sequence[int]], device: torch.device) -> Geometry:
+    """Of images (n, *S) of each scale. Kept, since what the host makes has to be copied to a GPU."""
+    return _geometry(tuple(map(tuple, shapes)), device)
+
+
+@lru_cache(maxsize=32)
+def _geometry(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> Geometry:
+    lengths = [size for n, *size in shapes for _ in range(n)]
+    strides = [[prod(size[axis + 1 :]) for axis in range(len(size))] for size in lengths]
+    borders = list(accumulate(map(prod, lengths), initial=0))
+    rows = [torch.tensor(rows, dtype=torch.int64, device=device) for rows in (borders, strides, lengths)]
+    dim = len(shapes[0]) - 1
+    return Geometry(rows[0][:-1], rows[0][1:], rows[1].view(-1, dim), rows[2].view(-1, dim))

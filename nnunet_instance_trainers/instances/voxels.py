@@ -21,6 +21,7 @@ __all__ = [
     "count",
     "fill",
     "integers",
+    "numbers_before",
     "numbers_in_blocks",
     "on_device",
     "positions",
@@ -70,16 +71,20 @@ def _nonzero(mask: Tensor, number: int | None) -> Tensor:
         return mask.nonzero()
 
 
-def numbers_in_blocks(voxel: Tensor, n_blocks: int, length: int) -> Tensor:
-    """(n_blocks,) how many of ascending positions lie in each block of a length."""
+def numbers_before(voxel: Tensor, ends: Tensor) -> Tensor:
+    """(n,) how many of ascending positions lie before each of ascending ends, and not before the end before it."""
     # By bisection, since dividing millions of integers is slow.
-    ends = torch.arange(1, n_blocks + 1, dtype=voxel.dtype, device=voxel.device) * length
     return torch.searchsorted(voxel, ends).diff(prepend=voxel.new_zeros(1, dtype=torch.int64))
 
 
+def numbers_in_blocks(voxel: Tensor, n_blocks: int, length: int) -> Tensor:
+    """(n_blocks,) how many of ascending positions lie in each block of a length."""
+    return numbers_before(voxel, torch.arange(1, n_blocks + 1, dtype=voxel.dtype, device=voxel.device) * length)
+
+
 def fill(values: Tensor, numbers: Tensor, total_: int) -> Tensor:
-    """(total,) each value as often as its number says."""
-    return torch.repeat_interleave(values, numbers, output_size=total_)
+    """(total, ...) each value, or each row of values, as often as its number says."""
+    return torch.repeat_interleave(values, numbers, dim=0, output_size=total_)
 
 
 def blocks(voxel: Tensor, n_blocks: int, length: int) -> Tensor:
@@ -176,8 +181,12 @@ class _Read(Function):
             if of_images is None:
                 gradients.append(torch.zeros(shape, dtype=dtype, device=device))
             else:
-                gradients.append(of_images.to(dtype).view(*shape[:2], *[1] * (len(shape) - 2)).expand(shape).clone(
-                    memory_format=torch.contiguous_format))
+                gradients.append(
+                    of_images.to(dtype)
+                    .view(*shape[:2], *[1] * (len(shape) - 2))
+                    .expand(shape)
+                    .clone(memory_format=torch.contiguous_format)
+                )
         for number, of_list in enumerate(of_lists):
             if of_list is None:
                 continue

@@ -70,8 +70,8 @@ def center_average(c: Comparison, *, width: int | Sequence[int] = 7, surrogate_w
     """:func:`instance_center_loss` before its division by the number of samples."""
     shapes = [(shape[0] * c.n_classes, *shape[1:]) for shape in c.shapes]
     reach, components, centres = _reach(width, len(shapes[0]) - 1), c.components, c.components.centres
-    target = draw_cubes(shapes, c.instances.sample, c.instances.centres, reach)
-    prediction = draw_cubes(shapes, components.sample, centres, reach)
+    sides = (c.instances.sample, c.instances.centres), (components.sample, centres)
+    target, prediction = draw_cubes(shapes, sides, reach)
     both = [a & b for a, b in zip(target, prediction)]
     shared, drawn, wanted = (joined(list(map(count, pictures))) for pictures in (both, prediction, target))
     on = count_around(target, components.sample, centres, reach)

@@ -47,6 +47,7 @@ class Prediction(ABC):
     @abstractmethod
     def probabilities(self) -> list[Tensor]:
         """(B, D', *S) in [0, 1] for each scale; classes are their channels :attr:`channels`."""
+
     @property
     def channels(self) -> tuple[int, ...]:
         """Where in the images of probabilities the classes are."""

@@ -128,7 +128,9 @@ _Boxes = tuple[Tensor, Tensor, Tensor]  # (N,) samples, (N, d) lowest and highes
 def _nearest(c: Comparison) -> _Nearest:
     """Searched on the host: boxes go there in one copy and what is found comes back in one."""
     sides = [
-        torch.cat((kept[:, None].long(), objects.sample[:, None].long(), *(corner.long() for corner in objects.boxes)), 1)
+        torch.cat(
+            (kept[:, None].long(), objects.sample[:, None].long(), *(corner.long() for corner in objects.boxes)), 1
+        )
         for objects, kept in ((c.instances, c.whole_instances), (c.components, c.whole_components))
     ]
     n_instances, device = len(sides[0]), sides[0].device

@@ -4,7 +4,7 @@ import pytest
 import torch
 from geometry import SHAPES, Box, generator, random_mask
 
-from nnunet_instance_trainers.instances.cubes import count_around, draw_cubes, widen
+from nnunet_instance_trainers.instances.cubes import count_around, cube_sizes, draw_cubes, widen
 
 
 @pytest.mark.parametrize("reach", [0, 1, 2, 30])
@@ -21,35 +21,55 @@ def test_widening_reaches_so_far_and_no_farther(shape: tuple[int, ...], reach: i
         assert torch.equal(mask, kept)
 
 
+def two_scales(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Three images of a shape and two of another, and none beside the border is as long as a cube."""
+    return [(3, *shape), (2, *(n - 2 for n in shape))]
+
+
+def centres_in(shapes: list[tuple[int, ...]], samples: list[int]) -> torch.Tensor:
+    sizes = [size for n, *size in shapes for _ in range(n)]
+    places = [
+        [torch.randint(0, n, (1,), generator=generator(n + i)).item() for n in sizes[s]] for i, s in enumerate(samples)
+    ]
+    places[0], places[1] = [0] * len(sizes[0]), [n - 1 for n in sizes[samples[1]]]
+    return torch.tensor(places)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cubes_are_clipped_and_merged(shape: tuple[int, ...]) -> None:
-    reach = (2, 0, 3)[: len(shape)]
-    sample = torch.tensor([0, 0, 2, 2, 2])
-    centres = torch.stack([torch.randint(0, n, (5,), generator=generator(n)) for n in shape], 1)
-    centres[0], centres[1] = 0, torch.tensor(shape) - 1
-    expected = torch.zeros(3, *shape, dtype=torch.bool)
-    for b, centre in zip(sample.tolist(), centres.tolist()):
+    """At two scales; their sizes are those of what is drawn of one alone."""
+    reach, shapes, samples = (2, 0, 3)[: len(shape)], two_scales(shape), [0, 0, 2, 2, 4, 3, 4]
+    sample, centres = torch.tensor(samples), centres_in(shapes, samples)
+    expected = [torch.zeros(size, dtype=torch.bool) for size in shapes]
+    images = [image for scale in expected for image in scale]
+    sizes = []
+    for b, centre in zip(samples, centres.tolist()):
         low = tuple(max(c - r, 0) for c, r in zip(centre, reach))
-        expected[b] |= Box(low, tuple(c + r + 1 for c, r in zip(centre, reach))).mask(shape)
-    assert torch.equal(draw_cubes((3, *shape), sample, centres, reach), expected)
-    assert not draw_cubes((3, *shape), sample[:0], centres[:0], reach).any()
+        cube = Box(low, tuple(c + r + 1 for c, r in zip(centre, reach))).mask(images[b].shape)
+        images[b] |= cube
+        sizes.append(int(cube.sum()))
+    none, found = draw_cubes(shapes, [(sample[:0], centres[:0]), (sample, centres)], reach)
+    assert all(map(torch.equal, found, expected))
+    assert not any(picture.any() for picture in none)
+    assert cube_sizes(shapes, sample, centres, reach).tolist() == sizes
 
 
 @pytest.mark.parametrize("reach", [(0, 0, 0), (1, 2, 3), (30, 1, 30), (20, 20, 20)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_counts_around_centres_equal_plain_loops(shape: tuple[int, ...], reach: tuple[int, ...]) -> None:
-    """Also at corners, and in cubes wider than the image."""
-    mask, reach = random_mask((3, *shape), seed=2, share=0.4), reach[: len(shape)]
-    sample = torch.randint(0, 3, (40,), generator=generator(3))
-    centres = torch.stack([torch.randint(0, n, (40,), generator=generator(n)) for n in shape], 1)
-    centres[0], centres[1] = 0, torch.tensor(shape) - 1
-    counts = count_around(mask, sample, centres, reach)
+    """Also at corners, and in cubes wider than the image; at two scales."""
+    reach, shapes = reach[: len(shape)], two_scales(shape)
+    masks = [random_mask(size, seed=2, share=0.4) for size in shapes]
+    images = [image for scale in masks for image in scale]
+    samples = [0, *torch.randint(0, 5, (39,), generator=generator(3)).tolist()]
+    centres = centres_in(shapes, samples)
+    counts = count_around(masks, torch.tensor(samples), centres, reach)
     assert counts.dtype == torch.int64
-    for total, b, centre in zip(counts.tolist(), sample.tolist(), centres.tolist()):
-        assert total == mask[b][tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip(centre, reach))].sum()
+    for total, b, centre in zip(counts.tolist(), samples, centres.tolist()):
+        assert total == images[b][tuple(slice(max(c - r, 0), c + r + 1) for c, r in zip(centre, reach))].sum()
 
 
 def test_counts_beyond_the_range_of_int16() -> None:
     mask = torch.ones(1, 200, 200, dtype=torch.bool)
     middle = torch.tensor([[100, 100]])
-    assert count_around(mask, torch.tensor([0]), middle, (95, 90)).tolist() == [191 * 181]
+    assert count_around([mask], torch.tensor([0]), middle, (95, 90)).tolist() == [191 * 181]

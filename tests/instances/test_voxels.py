@@ -9,12 +9,13 @@ from nnunet_instance_trainers.instances import voxels
 from nnunet_instance_trainers.instances.voxels import (
     blocks,
     count,
-    gather,
-    gather_with_total,
     integers,
     positions,
+    read,
+    read_with_total,
     sum_over,
     sums_between,
+    tally,
     total,
 )
 
@@ -51,14 +52,33 @@ def test_blocks_are_positions_over_length(length: int) -> None:
         assert blocks(place, 42 // length + 1, length).tolist() == [v // length for v in voxel]
 
 
+def scales(n_channels: int, shape: tuple[int, ...], seed: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Values of two scales and two lists of places in each, counted from the first channel of a sample."""
+    sizes = shape, tuple(max(n // 2, 1) for n in shape)
+    values = [random_probabilities((2, n_channels, *size), seed).requires_grad_() for size in sizes]
+    lists = []
+    for share in (0.4, 0.1):
+        masks = [random_mask((2, n_channels, *size), seed + 1, share=share) for size in sizes]
+        for mask in masks:
+            mask[:, 1:] = False
+        lists.append([positions(mask) for mask in masks])
+    return values, *lists
+
+
 @on_shapes
 @pytest.mark.parametrize("channels", [(0,), (2,), (1, 0), (0, 1, 2)])
-def test_gathered_values_and_their_gradient(shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
-    values = random_probabilities((2, 3, *shape), seed=2).requires_grad_()
-    voxel = positions(random_mask((2, *shape), seed=3, share=0.4))
-    expected = torch.stack([values[:, c].flatten()[voxel] for c in channels])
-    assert torch.equal(gather(values, voxel, channels), expected)
-    assert torch.autograd.gradcheck(lambda v: gather(v, voxel, channels) ** 2, values)
+def test_values_that_are_read_and_their_gradient(shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
+    """At two scales and in two lists, of which one may be used."""
+    values, *lists = scales(3, shape, seed=2)
+    found = read(values, *lists, channels=channels)
+    for places, gathered in zip(lists, found):
+        expected = [
+            torch.cat([value.flatten()[place + c * value[0, 0].numel()] for value, place in zip(values, places)])
+            for c in channels
+        ]
+        assert torch.equal(gathered, torch.stack(expected))
+    assert torch.autograd.gradcheck(lambda *v: [x**2 for x in read(v, *lists, channels=channels)], values)
+    assert torch.autograd.gradcheck(lambda *v: read(v, *lists, channels=channels)[1] ** 2, values)
 
 
 @pytest.mark.usefixtures("_blocks")
@@ -84,33 +104,40 @@ def test_sums_of_runs(largest: int) -> None:
 @on_shapes
 @pytest.mark.usefixtures("_blocks")
 def test_totals_and_their_gradient(shape: tuple[int, ...]) -> None:
-    values = random_probabilities((2, *shape), seed=4).requires_grad_()
-    voxel = positions(random_mask((2, *shape), seed=5, share=0.4))
-    torch.testing.assert_close(total(values), values.flatten(1).sum(1))
-    inside, everything = gather_with_total(values, voxel)
-    assert torch.equal(inside, values.flatten()[voxel])
-    torch.testing.assert_close(everything, total(values))
+    """Of each channel of each sample of each scale."""
+    values, places, _ = scales(2, shape, seed=4)
+    expected = torch.cat([value.flatten(2).sum(2).flatten() for value in values])
+    torch.testing.assert_close(total(values), expected)
+    inside, everything = read_with_total(values, places)
+    assert torch.equal(inside, read(values, places)[0][0])
+    torch.testing.assert_close(everything, expected)
 
-    def both(v: Tensor) -> Tensor:
-        inside, everything = gather_with_total(v, voxel)
+    def both(*v: Tensor) -> Tensor:
+        inside, everything = read_with_total(v, places)
         return (inside**2).sum() * everything
 
     assert torch.autograd.gradcheck(both, values)
-    assert torch.autograd.gradcheck(lambda v: gather_with_total(v, voxel)[1] ** 2, values)
-    assert torch.autograd.gradcheck(lambda v: gather_with_total(v, voxel)[0] ** 2, values)
+    assert torch.autograd.gradcheck(lambda *v: read_with_total(v, places)[1] ** 2, values)
+    assert torch.autograd.gradcheck(lambda *v: read_with_total(v, places)[0] ** 2, values)
 
 
 def test_totals_are_summed_in_double_precision() -> None:
-    values = torch.rand(1, 40, 50, 60, generator=generator(6))
-    values[0, 0, 0, 0] = 1e8
-    assert total(values).item() == values.double().sum().item()
-    assert total(values).dtype == torch.float64
+    values = torch.rand(1, 1, 40, 50, 60, generator=generator(6))
+    values[0, 0, 0, 0, 0] = 1e8
+    assert total([values]).item() == values.double().sum().item()
+    assert total([values]).dtype == torch.float64
 
 
 def test_an_image_that_is_read_twice_gets_both_gradients() -> None:
     values = torch.rand(1, 2, 4, 5, requires_grad=True)
     a, b = torch.tensor([1, 3]), torch.tensor([3, 7])
-    (gather(values, a).sum() + 2 * gather(values, b, (0,)).sum()).backward()
+    first, second = read([values], [a], [b])
+    (first.sum() + 2 * second.sum()).backward()
     expected = torch.zeros(1, 2, 20)
     expected[0, 0, [1, 3, 7]] = torch.tensor([1.0, 3.0, 2.0])
     assert torch.equal(values.grad.flatten(2), expected)  # type: ignore[union-attr]
+
+
+def test_tallies_count_each_group() -> None:
+    assert tally(torch.tensor([2, 0, 2], dtype=torch.int32), 4).tolist() == [1, 0, 2, 0]
+    assert tally(torch.tensor([], dtype=torch.int64), 2).tolist() == [0, 0]

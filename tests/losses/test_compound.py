@@ -6,6 +6,7 @@ from geometry import random_labels, random_probabilities
 from losses.plain import assert_same, scene
 from torch import Tensor, nn
 
+from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, object_comparison
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
@@ -33,8 +34,9 @@ class Sum(ClassLoss):
         self.factor = factor
 
     def average(self, c: object_comparison.Comparison) -> Average:
-        assert not (c.probabilities == 1).all(), "computed what has weight 0"
-        return Average(self.factor * c.probabilities.sum(), torch.tensor(1), torch.tensor(1))
+        assert not any((scale == 1).all() for scale in c.probabilities), "computed what has weight 0"
+        one = torch.ones(len(c.shapes), dtype=torch.int64)
+        return Average(self.factor * c.totals(c.probabilities).float(), one, one)
 
 
 class First(nn.Module):
@@ -180,18 +182,20 @@ def test_all_terms_together_equal_each_alone(components_from: str) -> None:
 def test_the_prediction_is_labelled_once_whatever_the_number_of_terms(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     calls = []
 
-    def counting(masks: Tensor) -> Tensor:
-        calls.append(masks)
-        return labelled(masks)
+    def counting(*arguments: object) -> Objects:
+        calls.append(arguments)
+        return labelled(*arguments)
 
-    labelled = object_comparison.label_batch
-    monkeypatch.setattr(object_comparison, "label_batch", counting)
+    labelled = object_comparison.label_objects
+    monkeypatch.setattr(object_comparison, "label_objects", counting)
     output, labels, ids = problem_of_three_classes()
-    for names, expected in ((list(TERMS), 3), (["center"], 3), (["blob", "topk_dice", "inverse_weighted"], 0)):
+    for names, expected in ((list(TERMS), 1), (["center"], 1), (["blob", "topk_dice", "inverse_weighted"], 0)):
         calls.clear()
         terms = {name: make_term(name, SETTINGS) for name in names}
-        CompoundLoss(PixelLoss(), terms, {"pixel": 1.0} | dict.fromkeys(names, 1.0))(output, labels, ids)
-        assert len(calls) == expected, names  # one per class
+        weights = {"pixel": 0.0} | dict.fromkeys(names, 1.0)
+        loss = CompoundLoss(PixelLoss(), terms, weights, scale_weights=(0.7, 0.3))
+        loss(*([scale, scale[..., ::2]] for scale in (output, labels, ids)))
+        assert len(calls) == expected, names  # for all classes and scales
 
 
 def test_a_missing_weight_is_an_error() -> None:

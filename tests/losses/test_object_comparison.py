@@ -6,7 +6,8 @@ from geometry import SHAPES
 from losses.plain import samples_of, scene, scribbles
 from torch import Tensor
 
-from nnunet_instance_trainers.instances import label_batch
+from nnunet_instance_trainers.instances import Objects
+from nnunet_instance_trainers.instances.labelling import label_objects
 from nnunet_instance_trainers.losses import object_comparison
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities
@@ -25,7 +26,7 @@ def test_objects_and_their_sums_equal_plain_loops(shape: tuple[int, ...], masked
     z, ids = scene(shape, seed=51)
     p, valid = z.sigmoid(), scribbles(shape) if masked else None
     c, samples = Comparison(Probabilities(p), ids, valid=valid), samples_of(p, ids, valid=valid)
-    assert c.shape[0] == len(samples) == 3
+    assert c.n_samples == len(samples) == 3
     instances = [(s, mask) for s in samples for mask in s.instances]
     components = [(s, mask) for s in samples for mask in s.components]
     assert c.instances.size.tolist() == [int(mask.sum()) for _, mask in instances]
@@ -116,25 +117,25 @@ def test_the_gradient_of_log_means_survives_the_scale_of_mixed_precision(scale: 
 def test_nothing_is_computed_before_it_is_asked_for_nor_twice(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     calls: list[str] = []
 
-    def counting(masks: Tensor) -> Tensor:
+    def counting(*arguments) -> Objects:  # type: ignore[no-untyped-def]
         calls.append("label")
-        return label_batch(masks)
+        return label_objects(*arguments)
 
-    monkeypatch.setattr(object_comparison, "label_batch", counting)
+    monkeypatch.setattr(object_comparison, "label_objects", counting)
     z, ids = scene(SHAPES[0], seed=54)
 
     class Watched(Probabilities):
         @property
-        def foreground(self) -> Tensor:
+        def foreground(self) -> list[Tensor]:
             calls.append("foreground")
             return super().foreground
 
-        def at(self, voxel: Tensor) -> tuple[Tensor, Tensor | None]:
+        def at(self, *sides: Objects) -> list[tuple[Tensor, Tensor | None]]:
             calls.append("read")
-            return super().at(voxel)
+            return super().at(*sides)
 
     c = Comparison(Watched(z.sigmoid(), logits=z), ids)
-    c.target.sums(c.probabilities)
+    c.gather_with_totals(c.probabilities)
     assert calls == []
     for _ in range(2):
         c.missed, c.false, c.components  # noqa: B018
@@ -153,7 +154,7 @@ def test_ignored_voxels_belong_to_nothing() -> None:
     c = Comparison(Probabilities(p), ids, valid=valid)
     assert c.instances.size.tolist() == [20]
     assert c.components.size.tolist() == [10, 10]
-    assert c.probabilities.isfinite().all()
+    assert c.probabilities[0].isfinite().all()
     assert c.instance_mass.tolist() == [20]
 
 
