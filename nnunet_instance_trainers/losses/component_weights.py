@@ -85,11 +85,12 @@ def tversky_average(
     positive, n_positive = objects.per_sample(weights * mass), objects.per_sample(weights * objects.size)
     negative = background_weight * objects.background_sums(everywhere, inside)
     losses = Tversky()(positive, negative, n_positive, background_weight * objects.background_size).to(c.dtype)
-    occurs = objects.number > 0
-    if without_instance == "whole":
-        return c.average_samples(losses, occurs.long())
-    count = c.per_problem(occurs.long())
-    return Average(c.per_problem(torch.where(occurs, losses, losses * 0)), count, count)
+    has_some = objects.number > 0
+    occurs = c.per_problem(has_some.long())
+    if without_instance == "skip":
+        return Average(c.per_problem(torch.where(has_some, losses, losses * 0)), occurs, occurs)
+    whole = c.average_samples(losses, has_some.long())
+    return Average(torch.where(occurs > 0, whole.total, whole.total * 0), whole.count, occurs)
 
 
 @in_full_precision
