@@ -105,8 +105,9 @@ def _contacts(
     lines = [line for line in product((-1, 0, 1), repeat=axes) if line < (0,) * axes and _moved(line) <= reach]
     lines.sort(key=_moved)  # the lines at or after the own one see it from their side
     n_askew = sum(_moved(line) < reach for line in lines)  # of these the voxels before and after are neighbours too
-    steps = [sum(step * stride for step, stride in zip(line, strides.unbind(1)) if step) for line in lines]
-    at = voxel + voxels.spread(torch.stack(steps, 1)).T
+    along = strides.unbind(1)
+    steps = torch.stack([torch.stack([step * stride for step, stride in zip(line, along)]).sum(0) for line in lines], 1)
+    at = voxel + voxels.spread(steps).T
     label = flat[voxel]
     meets, before, after = (flat[at + step] == label for step in (0, -1, 1))
     # Two runs side by side meet in many voxels; one of them is where the later run starts.

@@ -71,7 +71,8 @@ class VoxelList:
     @cached_property
     def coordinates(self) -> list[Tensor]:
         """For each axis (K,) the positions along it. On a CPU it is slow to divide so often."""
-        rest, found = joined(self.places), []
+        rest = joined(self.places)
+        found: list[Tensor] = []
         lengths = self.spread(geometry(self.shapes, rest.device).lengths.to(rest.dtype))
         for length in reversed(lengths.unbind(1)):
             before = rest.div(length, rounding_mode="trunc")

@@ -66,9 +66,10 @@ class ClassProblems:
         instances: Sequence[Tensor] | TargetSide | None,
     ) -> Comparison:
         """All binary problems of a batch, at the scales given; without ids a class is one object."""
-        ids = [None] * len(output) if instances is None or isinstance(instances, TargetSide) else instances
-        for scale, *of_scale in zip(output, target, ids, strict=True):
-            self._check(scale.shape[1], scale.shape[2:], *of_scale)
+        given = instances is not None and not isinstance(instances, TargetSide)
+        ids: Sequence[Tensor | None] = instances if given else [None] * len(output)  # type: ignore[assignment]
+        for scale, of_scale, ids_of_scale in zip(output, target, ids, strict=True):
+            self._check(scale.shape[1], scale.shape[2:], of_scale, ids_of_scale)
         if not isinstance(instances, TargetSide):
             instances = self.target_side(target, instances, output[0].shape[1])
         return Comparison(self._prediction(output, instances.classes), instances)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,7 +62,12 @@ class ClassLoss(nn.Module):
 
     Args:
         problem: the options of :class:`ClassProblems`.
+
+    Attributes:
+        of_target: what of a :class:`TargetSide` the loss asks for; each is computed once.
     """
+
+    of_target: tuple[str, ...] = ("instances.number", "instances.background_size")
 
     def __init__(self, **problem: Any) -> None:
         super().__init__()
@@ -77,8 +83,8 @@ class ClassLoss(nn.Module):
         """The means of the loss of all binary problems, before their division."""
 
     def prepare(self, target: TargetSide) -> None:
-        """Ask for what the loss needs of the target, before the network starts."""
-        target.instances  # noqa: B018
+        """Ask for what the loss needs of the target, so that it is there before the network starts."""
+        attrgetter(*self.of_target)(target)
 
 
 class BlobLoss(ClassLoss):
@@ -135,6 +141,8 @@ class InstanceSegmentationLoss(ClassLoss):
 class InstanceCenterLoss(ClassLoss):
     """Centre loss (Rachmadi et al., Eq. 4): see :func:`functional.instance_center_loss`."""
 
+    of_target = ("instances.number", "instances.centres")
+
     def __init__(self, *, width: int | Sequence[int] = 7, surrogate_weight: float = 0.1, **problem: Any) -> None:
         super().__init__(**problem)
         self.width, self.surrogate_weight = width, surrogate_weight
@@ -146,6 +154,8 @@ class InstanceCenterLoss(ClassLoss):
 class FalseInstanceLoss(ClassLoss):
     """Missed or false rate (Rachmadi et al. 2024, Eq. 5 and 6): see :func:`functional.false_instance_loss`."""
 
+    of_target = ("whole_instances",)
+
     def __init__(self, *, side: str = "target", surrogate_weight: float = 0.1, **problem: Any) -> None:
         super().__init__(**problem)
         self.side, self.surrogate_weight = side, surrogate_weight
@@ -156,6 +166,8 @@ class FalseInstanceLoss(ClassLoss):
 
 class InstanceProximityLoss(ClassLoss):
     """Proximity loss (Rachmadi et al. 2024, Eq. 7 to 10): see :func:`functional.instance_proximity_loss`."""
+
+    of_target = ("instances.background_size", "instances.boxes", "whole_instances")
 
     def __init__(
         self,

@@ -102,8 +102,8 @@ def proximity_average(
         sums = [of_side + weight * whole_image for of_side, weight in zip(sums, near.of_stand_ins)]
     target, prediction = (of_side / number for of_side, number in zip(sums, near.numbers))
     of_samples = target + prediction if form == "mean" else (sums[0] - sums[1]) ** 2
-    whole = zip(sides, (c.whole_instances, c.whole_components))
-    return c.average_samples(of_samples.to(c.dtype), sum(objects.per_sample(kept.long()) for objects, kept in whole))
+    whole = c.instances.per_sample(c.whole_instances.long()) + c.components.per_sample(c.whole_components.long())
+    return c.average_samples(of_samples.to(c.dtype), whole)
 
 
 class _Nearest(NamedTuple):
@@ -127,47 +127,51 @@ _Boxes = tuple[Tensor, Tensor, Tensor]  # (N,) samples, (N, d) lowest and highes
 
 def _nearest(c: Comparison) -> _Nearest:
     """Searched on the host: boxes go there in one copy and what is found comes back in one."""
-    sides = [
-        torch.cat(
-            (kept[:, None].long(), objects.sample[:, None].long(), *(corner.long() for corner in objects.boxes)), 1
-        )
-        for objects, kept in ((c.instances, c.whole_instances), (c.components, c.whole_components))
+    rows = [
+        torch.cat((objects.sample[:, None], whole[:, None], *objects.boxes), 1)
+        for objects, whole in ((c.instances, c.whole_instances), (c.components, c.whole_components))
     ]
-    n_instances, device = len(sides[0]), sides[0].device
-    on_host = torch.cat(sides).cpu().tensor_split([n_instances])
-    chosen = [positions(side[:, 0] > 0).long() for side in on_host]
-    boxes = [side[of_side, 1:].split([1, *[(side.shape[1] - 2) // 2] * 2], 1) for side, of_side in zip(on_host, chosen)]
-    found = [(sample[:, 0], low, high) for sample, low, high in boxes]
-    stand_ins = [_stand_ins(c, *pair) for pair in (found, found[::-1])]
-    distances = _by_scales(c, *(tuple(map(torch.cat, zip(*side))) for side in zip(found, stand_ins)))
-    results = []
-    for side, of_side, own, standing, distance in zip(on_host, chosen, found, stand_ins, distances):
-        weights, of_stand_ins = distance.new_zeros(len(side)), distance.new_zeros(c.n_samples)
-        weights[of_side], of_stand_ins[standing[0]] = distance.split([len(of_side), len(standing[0])])
-        number = torch.bincount(torch.cat((own[0], standing[0])), minlength=c.n_samples).clamp(min=1)
-        results += [weights, of_stand_ins, number.to(distance.dtype)]
-    there = on_device(torch.cat(results), device).split([len(result) for result in results])
-    return _Nearest(there[0::3], there[1::3], there[2::3], any(len(sample) for sample, *_ in stand_ins))
+    sides = torch.cat(rows).long().cpu().split(list(map(len, rows)))
+    kept = [positions(side[:, 1] > 0).long() for side in sides]
+    of_instances, of_components = (_boxes(side[of_side]) for side, of_side in zip(sides, kept))
+    stand_ins = _stand_ins(c, of_instances, of_components), _stand_ins(c, of_components, of_instances)
+    all_boxes = _joined(of_instances, stand_ins[0]), _joined(of_components, stand_ins[1])
+    found = []
+    for side, of_side, boxes, alone, near in zip(sides, kept, all_boxes, stand_ins, _by_scales(c, *all_boxes)):
+        weights, of_stand_ins = near.new_zeros(len(side)), near.new_zeros(c.n_samples)
+        weights[of_side], of_stand_ins[alone[0]] = near.split([len(of_side), len(alone[0])])
+        number = torch.bincount(boxes[0], minlength=c.n_samples).clamp(min=1)
+        found += [weights, of_stand_ins, number.to(near.dtype)]
+    there = on_device(torch.cat(found), c.instances.size.device).split(list(map(len, found)))
+    return _Nearest(there[0::3], there[1::3], there[2::3], any(len(sample) > 0 for sample, *_ in stand_ins))
+
+
+def _boxes(rows: Tensor) -> _Boxes:
+    dim = (rows.shape[1] - 2) // 2
+    return rows[:, 0], rows[:, 2 : 2 + dim], rows[:, 2 + dim :]
+
+
+def _joined(a: _Boxes, b: _Boxes) -> _Boxes:
+    return torch.cat((a[0], b[0])), torch.cat((a[1], b[1])), torch.cat((a[2], b[2]))
 
 
 def _stand_ins(c: Comparison, own: _Boxes, other: _Boxes) -> _Boxes:
     """Where only the other side has objects: a box 3 wide in the middle of the image."""
     here, there = (torch.bincount(sample, minlength=c.n_samples) > 0 for sample, *_ in (own, other))
     alone = positions(there & ~here).long()
-    middles = [[length // 2 for length in shape[1:]] for shape in c.shapes for _ in range(shape[0] * c.n_classes)]
+    middles = [[length // 2 for length in size] for n, *size in c.shapes for _ in range(n * c.n_classes)]
     middle = torch.tensor(middles)[alone]
     return alone, middle - 1, middle + 2
 
 
-def _by_scales(c: Comparison, a: _Boxes, b: _Boxes) -> list[Tensor]:
+def _by_scales(c: Comparison, a: _Boxes, b: _Boxes) -> tuple[Tensor, Tensor]:
     """The smallest DIoU losses of either side, searched scale by scale, for sizes differ."""
-    found: list[Tensor] = [torch.zeros(len(side[0])) for side in (a, b)]
+    found = torch.zeros(len(a[0])), torch.zeros(len(b[0]))
     first = 0
     for shape in c.shapes:
         last = first + shape[0] * c.n_classes
-        here = [(side[0] >= first) & (side[0] < last) for side in (a, b)]
-        pairs = nearest_boxes(*([part[of_side] for part in side] for side, of_side in zip((a, b), here)))
-        for of_all, of_side, distance in zip(found, here, pairs):
-            of_all[of_side] = distance
+        of_a, of_b = ((first <= sample) & (sample < last) for sample in (a[0], b[0]))
+        pair = nearest_boxes((a[0][of_a], a[1][of_a], a[2][of_a]), (b[0][of_b], b[1][of_b], b[2][of_b]))
+        found[0][of_a], found[1][of_b] = pair
         first = last
     return found

@@ -25,6 +25,7 @@ from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.compound import CompoundLoss
 from nnunet_instance_trainers.losses.modules import PixelLoss
 from nnunet_instance_trainers.losses.named_terms import make_term
+from nnunet_instance_trainers.losses.target_side import TargetSide
 from nnunet_instance_trainers.training.file_faults import GO_ON, explained
 from nnunet_instance_trainers.training.instance_loading import nnUNetTrainerWithInstances
 from nnunet_instance_trainers.training.loss_csv import LossRecord
@@ -42,10 +43,23 @@ class LossBesideTarget(nn.Module):
     def __init__(self, compound: CompoundLoss) -> None:
         super().__init__()
         self.compound = compound
+        self.forget()
+
+    def forget(self) -> None:
+        """The ids of a batch that is done, or it would stay in the loaders' shared memory."""
         self.instances: Tensor | list[Tensor] | None = None
+        self._target_side: TargetSide | None = None
+
+    def expect(self, target: Tensor | list[Tensor], instances: Tensor | list[Tensor], n_channels: int) -> None:
+        """The target of the next call and its ids; what the terms need of them is computed now.
+
+        The network has not been started yet, so a GPU is not waited for until it has made its output.
+        """
+        self.instances = instances
+        self._target_side = self.compound.target_side(target, instances, n_channels)
 
     def forward(self, output: Tensor | list[Tensor], target: Tensor | list[Tensor]) -> Tensor:
-        return self.compound(output, target, self.instances)
+        return self.compound(output, target, self.instances if self._target_side is None else self._target_side)
 
 
 class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
@@ -127,13 +141,13 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(self._take_instances(batch))
-        self.loss.instances = None  # or the batch stays in the loaders' shared memory
+        self.loss.forget()
         self.loss_record.add("train", self.loss.compound.values)
         return result
 
     def validation_step(self, batch: dict) -> dict:
         result = super().validation_step(self._take_instances(batch))
-        self.loss.instances = None
+        self.loss.forget()
         self.loss_record.add("val", self.loss.compound.values)
         return result
 
@@ -152,9 +166,9 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
             )
         instances = [scale[:, -n_ids:] for scale in scales]
         targets = [scale[:, :-n_ids].bool() if self.n_regions else scale[:, :-n_ids] for scale in scales]
-        has_scales = isinstance(batch["target"], list)
-        self.loss.instances = instances if has_scales else instances[0]
-        return {**batch, "target": targets if has_scales else targets[0]}
+        target, ids = (targets, instances) if isinstance(batch["target"], list) else (targets[0], instances[0])
+        self.loss.expect(target, ids, self.label_manager.num_segmentation_heads)
+        return {**batch, "target": target}
 
     # --- a training's course ------------------------------------------------------------------------------
 

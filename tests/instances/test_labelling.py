@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from nnunet_instance_trainers.instances import label_batch, labelling
-from nnunet_instance_trainers.instances.labelling import labeller
+from nnunet_instance_trainers.instances.labelling import label_objects, labeller
 from nnunet_instance_trainers.instances.propagation import propagate_labels
 
 CUDA = torch.device("cuda", 0)
@@ -110,3 +110,32 @@ def test_all_ways_agree_on_a_gpu(masks: torch.Tensor) -> None:
     for ids in (label_batch(there), propagate_labels(there), labelling._on_host(there)):
         assert ids.device == there.device
         assert all(map(labelling._same_components, ids.cpu(), host))
+
+
+@pytest.mark.parametrize("label", [labelling._on_host, propagate_labels], ids=["one by one", "at once"])
+def test_objects_of_several_scales_and_classes(monkeypatch, label) -> None:
+    """As each image labelled alone; a sample is a class in an image."""
+    monkeypatch.setattr(labelling, "labeller", lambda device: labelling.Labeller("some", "", label))
+    generator = torch.Generator().manual_seed(2)
+    scales = [torch.randint(-4, 6, shape, generator=generator).clamp(min=0) for shape in ((2, 9, 8), (2, 5, 4))]
+    scales = [scale.where(scale != 2, 0).byte() for scale in scales]
+    objects = label_objects(scales, (1, 3, 4, 5))
+    expected = []
+    for scale in scales:
+        for image in scale:
+            for one in (1, 3, 4, 5):
+                ids = label_batch((image == one)[None])
+                expected.append(sorted(ids[ids > 0].bincount()[1:].tolist()))
+    found = [sorted(objects.size[objects.sample == sample].tolist()) for sample in range(objects.n_samples)]
+    assert found == expected and len(objects) == sum(map(len, expected)) > 20
+    assert objects.number.tolist() == list(map(len, expected))
+
+
+def test_a_gpu_without_memory_left_gets_its_objects_from_the_host(monkeypatch, masks: torch.Tensor) -> None:
+    def full(labels):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    expected = label_objects([masks])
+    monkeypatch.setattr(labelling, "labeller", lambda device: labelling.Labeller("PyTorch", "", full))
+    found = label_objects([masks])
+    assert torch.equal(found.member, expected.member) and torch.equal(found.sample, expected.sample)

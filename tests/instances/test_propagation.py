@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_instance_trainers.instances.propagation import CONNECTIVITIES, propagate_labels
+from nnunet_instance_trainers.instances.propagation import CONNECTIVITIES, propagate_labels, propagate_through
 
 CASES = [(dim, connectivity) for dim, all_of_them in CONNECTIVITIES.items() for connectivity in all_of_them]
 
@@ -100,3 +100,14 @@ def test_other_axes_and_connectivities_are_refused() -> None:
         propagate_labels(torch.zeros(1, 4))
     with pytest.raises(ValueError, match=r"one of \[6, 18, 26\] in 3D, got 8"):
         propagate_labels(torch.zeros(1, 2, 2, 2), 8)
+
+
+def test_several_scales_are_labelled_at_once() -> None:
+    """Each as it is alone; components are numbered through all images in a row."""
+    rng = np.random.default_rng(3)
+    scales = [torch.from_numpy(rng.random(shape) < 0.3) for shape in ((2, 9, 8, 7), (2, 4, 4, 3), (2, 1, 2, 1))]
+    voxels, member, numbers = propagate_through(scales)
+    alone = [propagate_labels(scale) for scale in scales]
+    assert numbers.tolist() == [int(image.max()) for scale in alone for image in scale]
+    ids = voxels.read(alone)
+    assert torch.equal(member, ids + voxels.spread(numbers.cumsum(0) - numbers) - 1)

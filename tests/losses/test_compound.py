@@ -206,6 +206,27 @@ def test_the_prediction_is_labelled_once_whatever_the_number_of_terms(monkeypatc
         assert len(calls) == expected, names  # for all classes and scales
 
 
+@pytest.mark.parametrize("options", [{}, {"components_from": "threshold"}, {"classes": [3, 1], "ignore_label": 2}])
+def test_a_target_side_made_before_changes_nothing(options: dict) -> None:
+    """Value and gradient; nothing of it is made again, and scales of weight 0 are left out of it."""
+    output, labels, ids = problem_of_three_classes()
+    scales = [[scale, scale[..., ::2], scale[..., ::4]] for scale in (output, labels, ids)]
+    terms = {name: make_term(name, SETTINGS) for name in TERMS}
+    weights = {"pixel": 0.0} | dict.fromkeys(terms, 1.0)
+    loss = CompoundLoss(PixelLoss(), terms, weights, problems=ClassProblems(**options), scale_weights=(0.7, 0.3, 0.0))
+    side = loss.target_side(*scales[1:], n_channels=4)
+    made = dict(vars(side))
+    assert {"instances", "whole_instances"} <= made.keys() and len(side.ids) == 2
+    for name in ("centres", "boxes", "number", "background_size"):
+        assert name in vars(side.instances)
+    for scale in scales[0]:
+        scale.requires_grad_()
+    found, expected = (loss(*scales[:2], third) for third in (side, scales[2]))
+    assert dict(vars(side)) == made
+    used = scales[0][:2]
+    assert_same((found, *torch.autograd.grad(found, used)), (expected, *torch.autograd.grad(expected, used)))
+
+
 def test_a_missing_weight_is_an_error() -> None:
     loss = CompoundLoss(nn.MSELoss(), {"a": Sum(1.0)}, {"pixel": 1.0}, problems=PROBABILITIES)
     with pytest.raises(KeyError, match="a"):
