@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from nnunet_instance_trainers.instances import Cells, Objects, OverlapTable
 from nnunet_instance_trainers.instances.labelling import label_objects
+from nnunet_instance_trainers.instances.voxel_lists import joined
 from nnunet_instance_trainers.instances.voxels import read, read_with_total, tally, total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.channels import places
@@ -127,16 +128,19 @@ class Comparison:
 
     @cached_property
     def class_probabilities(self) -> list[Tensor]:
-        """(B * C, *S) for each scale, those of the classes alone."""
+        """The probabilities of the classes alone, sample after sample: a vector for each scale, on a GPU one of all."""
         p, channels = self.probabilities, self.prediction.channels
-        if p[0].shape[1] == len(channels):
-            return [image.flatten(0, 1) for image in p]
-        return [torch.stack([image[:, channel] for channel in channels], 1).flatten(0, 1) for image in p]
+        if channels == tuple(range(channels[0], channels[-1] + 1)):
+            own = [image[:, channels[0] : channels[-1] + 1] for image in p]
+        else:
+            own = [torch.stack([image[:, channel] for channel in channels], 1) for image in p]
+        flat = [image.reshape(-1) for image in own]
+        return flat if p[0].device.type == "cpu" else [joined(flat)]
 
     def negative(self, part: Criterion) -> list[Tensor]:
-        """(B * C, *S) for each scale, what each voxel gives to a criterion where the target is 0."""
+        """What each voxel gives to a criterion where the target is 0, as :attr:`class_probabilities`."""
         if part not in self._negative:
-            self._negative[part] = [part.negative(image) for image in self.class_probabilities]
+            self._negative[part] = [part.negative(p) for p in self.class_probabilities]
         return self._negative[part]
 
     @cached_property
