@@ -76,6 +76,7 @@ class CountedDevice(TorchDispatchMode):
 
     Attributes:
         kernels, waits: how often each operation was one.
+        n_bytes: what kernels read and write; an upper bound, for of a tensor that is indexed all counts.
     """
 
     @classmethod
@@ -86,6 +87,7 @@ class CountedDevice(TorchDispatchMode):
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.n_bytes = 0
 
     def __enter__(self) -> CountedDevice:
         # The autograd engine would give the device a thread of its own, in which no mode is on.
@@ -103,6 +105,7 @@ class CountedDevice(TorchDispatchMode):
     def clear(self) -> None:
         self.kernels.clear()
         self.waits.clear()
+        self.n_bytes = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -115,11 +118,13 @@ class CountedDevice(TorchDispatchMode):
         to_host = goes_to == "cpu" or (name == "copy_" and not isinstance(args[0], _Far))
         if is_far and (name in _WAITS or to_host or _by_mask(name, args)):
             self.waits[name] += 1
-        if (is_far or goes_to == _DEVICE.type) and name not in _VIEWS:
-            self.kernels[name] += 1
+        is_kernel = (is_far or goes_to == _DEVICE.type) and name not in _VIEWS
         if goes_to == _DEVICE.type:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         result = operation(*tree_map(_near, args), **tree_map(_near, kwargs))
+        if is_kernel:
+            self.kernels[name] += 1
+            self.n_bytes += sum(one.nbytes for one in (*leaves, *tree_leaves(result)) if isinstance(one, Tensor))
         if name == "copy_":
             return args[0]
         if name == "_local_scalar_dense" or goes_to == "cpu" or not (is_far or goes_to == _DEVICE.type):
