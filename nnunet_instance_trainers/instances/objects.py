@@ -190,7 +190,7 @@ class Objects:
             numbers = [self.sample.new_full((n * self.n_kinds,), prod(size), dtype=torch.int64) for n, *size in shapes]
             return joined(numbers)
         of_images = joined([count(valid) for valid in self._valid])
-        return of_images.repeat_interleave(self.n_samples // len(of_images))
+        return of_images.unsqueeze(1).expand(-1, self.n_samples // len(of_images)).reshape(-1)
 
     @cached_property
     def background_size(self) -> Tensor:

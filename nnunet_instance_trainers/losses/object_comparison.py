@@ -94,7 +94,7 @@ class Comparison:
 
     def per_problem(self, of_samples: Tensor) -> Tensor:
         """Sums (P,) over the samples of each problem of a number (E,) per sample."""
-        return of_samples.view(len(self.shapes), -1, self.n_classes).sum(1).view(-1)
+        return of_samples.view(len(self.shapes), self.shapes[0][0], self.n_classes).sum(1).view(-1)
 
     def average_samples(self, losses: Tensor, occurs: Tensor | None = None) -> Average:
         """The means over all samples of losses (E,).
@@ -103,8 +103,7 @@ class Comparison:
             losses: one per sample.
             occurs: (E,) integers, above 0 where a sample has something that the term looks at; None where all have.
         """
-        number = torch.ones_like(losses, dtype=torch.int64)
-        count = self.per_problem(number)
+        count = self.per_problem(torch.ones_like(losses, dtype=torch.int64))
         return Average(self.per_problem(losses), count, count if occurs is None else self.per_problem(occurs))
 
     # --- the target ---------------------------------------------------------------------------------------------

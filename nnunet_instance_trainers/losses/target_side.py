@@ -106,7 +106,9 @@ class TargetSide:
         if self.valid is None:
             return torch.ones_like(objects.size, dtype=torch.bool)
         n_per_image = [shape[0] // len(ok) for shape, ok in zip(objects.voxels.shapes, self.valid)]
-        beside = [near.repeat_interleave(n, 0) if n > 1 else near for near, n in zip(self._beside_ignored, n_per_image)]
+        beside = [
+            near.unsqueeze(1).expand(-1, n, *near.shape[1:]) for near, n in zip(self._beside_ignored, n_per_image)
+        ]
         touched = objects.voxels.read(beside).long()
         return touched.new_zeros(len(objects)).index_add_(0, objects.member, touched) == 0
 
