@@ -58,13 +58,14 @@ def component_tversky(
         0.414
     """
     comparison = Comparison(Probabilities(probabilities), instances, valid=valid)
-    return tversky_average(
+    average = tversky_average(
         comparison,
         gamma=gamma,
         size_offset=size_offset,
         background_weight=background_weight,
         without_instance=without_instance,
-    ).mean()
+    )
+    return average.mean() * (average.occurs > 0).reshape(())
 
 
 def tversky_average(
@@ -86,11 +87,10 @@ def tversky_average(
     negative = background_weight * objects.background_sums(everywhere, inside)
     losses = Tversky()(positive, negative, n_positive, background_weight * objects.background_size).to(c.dtype)
     has_some = objects.number > 0
+    if without_instance == "whole":
+        return c.average_samples(losses, has_some.long())
     occurs = c.per_problem(has_some.long())
-    if without_instance == "skip":
-        return Average(c.per_problem(torch.where(has_some, losses, losses * 0)), occurs, occurs)
-    whole = c.average_samples(losses, has_some.long())
-    return Average(torch.where(occurs > 0, whole.total, whole.total * 0), whole.count, occurs)
+    return Average(c.per_problem(torch.where(has_some, losses, losses * 0)), occurs, occurs)
 
 
 @in_full_precision
