@@ -226,7 +226,7 @@ def _nearest(objects: Objects, spacing: Sequence[float], grid: str) -> list[Tens
             some = torch.tensor(here) > 1 if is_cpu and min(here) < 2 else slice(None)
             found = nearest_places(image[some], largest, own, by_scipy=grid == "half")
             found = found if grid == "full" else _doubled(found, size)
-            found += (first[begin:end] - 1)[some].int().view(-1, *[1] * len(size))
+            found = found + (first[begin:end] - 1)[some].int().view(-1, *[1] * len(size))
             if objects.n_kinds > 1:
                 found = order.int().index_select(0, found.reshape(-1).clamp_(0, len(order) - 1)).view(found.shape)
             if min(here) > 1:

@@ -106,6 +106,11 @@ def test_the_half_grid_moves_few_voxels_and_loses_no_object(shape: tuple[int, ..
     assert set(half.unique().tolist()) == set(ids.unique().tolist()) - {0}
 
 
+def test_the_half_grid_takes_images_of_two_voxels() -> None:
+    ids = torch.tensor([[[1, 2], [0, 0]], [[1, 0], [0, 2]]])[:, :, None]
+    assert torch.equal(cell_map(ids, grid="half")[ids > 0], ids[ids > 0])
+
+
 def test_sums_and_sizes_equal_the_plain_loop() -> None:
     ids, valid = random_labels((7, 6, 9), 5, seed=6, batch=3), random_mask((3, 7, 6, 9), seed=7)
     ids[1] = 0
