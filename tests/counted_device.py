@@ -22,6 +22,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+# The first backward pass starts a thread for each device that there is, and after that nothing that is forked can go
+# backward: the tests with several processes are. So it comes before the device does.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 try:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 

@@ -83,4 +83,4 @@ def test_the_drawing_is_read_as_it_is_written() -> None:
 
 def test_this_test_can_fail() -> None:
     wrong = against("data <- instances", "")
-    assert any("losses/blob.py imports instances." in line for line in wrong)
+    assert any("losses/center.py imports instances." in line for line in wrong)

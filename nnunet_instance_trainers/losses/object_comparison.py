@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -122,8 +122,11 @@ class Comparison:
     @cached_property
     def probabilities(self) -> list[Tensor]:
         """(B, D, *S) for each scale, 0 where voxels are ignored; the classes are some of the D channels."""
-        p, valid = self.prediction.probabilities, self.target_side.valid
-        return p if valid is None else [image.masked_fill(~ok.unsqueeze(1), 0) for image, ok in zip(p, valid)]
+        return list(map(self._probabilities_at, range(len(self.shapes))))
+
+    def _probabilities_at(self, scale: int) -> Tensor:
+        p, valid = self.prediction.probabilities_at(scale), self.target_side.valid
+        return p if valid is None else p.masked_fill(~valid[scale].unsqueeze(1), 0)
 
     @cached_property
     def class_probabilities(self) -> list[Tensor]:
@@ -160,6 +163,13 @@ class Comparison:
     def totals(self, images: Sequence[Tensor]) -> Tensor:
         """(E,) sums over all voxels of images like :attr:`probabilities`."""
         return self._of_samples(total(images), images)
+
+    def mass_at(self, scales: Collection[int]) -> Tensor:
+        """(E,) summed probability of all voxels at some scales, 0 at the others, of which no image is made."""
+        none = self.instances.size.new_zeros(self.n_samples).split([n * self.n_classes for n, *_ in self.shapes])
+        return torch.cat(
+            [self.totals([self._probabilities_at(n)]) if n in scales else zeros for n, zeros in enumerate(none)]
+        )
 
     def gather_with_totals(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """:meth:`gather` and :meth:`totals` at once."""

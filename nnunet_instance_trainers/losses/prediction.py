@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,13 +39,24 @@ class Prediction(ABC):
     def __init__(self, output: Sequence[Tensor], classes: Sequence[int], *, exclusive: bool = False) -> None:
         self._output, self.classes = list(output), tuple(classes)
         self.exclusive = exclusive or len(self.classes) == 1
+        self._made: dict[int, Tensor] = {}
         self.dtype = output[0].dtype
         self.shapes = tuple(torch.Size((len(scale), *scale.shape[2:])) for scale in output)
 
     @property
-    @abstractmethod
     def probabilities(self) -> list[Tensor]:
         """(B, D', *S) in [0, 1] for each scale; classes are their channels :attr:`channels`."""
+        return [self.probabilities_at(scale) for scale in range(len(self._output))]
+
+    def probabilities_at(self, scale: int) -> Tensor:
+        """Those of one scale, made once."""
+        if scale not in self._made:
+            self._made[scale] = self._probabilities(self._output[scale])
+        return self._made[scale]
+
+    @abstractmethod
+    def _probabilities(self, output: Tensor) -> Tensor:
+        """Of the output of one scale."""
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -109,9 +119,8 @@ class Probabilities(Prediction):
         self._logits = None if logits is None else [logits.unsqueeze(1)]
         self._threshold, self._winner = threshold, winner
 
-    @property
-    def probabilities(self) -> list[Tensor]:
-        return self._output
+    def _probabilities(self, output: Tensor) -> Tensor:
+        return output
 
     @property
     def foreground(self) -> list[Tensor]:
@@ -128,9 +137,8 @@ class Probabilities(Prediction):
 class Sigmoid(Prediction):
     """Logits (B, R, *S) of overlapping regions."""
 
-    @cached_property
-    def probabilities(self) -> list[Tensor]:
-        return [scale.sigmoid() for scale in self._output]
+    def _probabilities(self, output: Tensor) -> Tensor:
+        return output.sigmoid()
 
     @property
     def foreground(self) -> list[Tensor]:
@@ -152,9 +160,8 @@ class BinarySoftmax(Prediction):
         super().__init__(output, (1,))
         self._by_threshold = by_threshold
 
-    @cached_property
-    def probabilities(self) -> list[Tensor]:
-        return [_SigmoidOfDifference.apply(scale) for scale in self._output]
+    def _probabilities(self, output: Tensor) -> Tensor:
+        return _SigmoidOfDifference.apply(output)
 
     @property
     def foreground(self) -> list[Tensor]:
@@ -198,9 +205,8 @@ class Softmax(Prediction):
         super().__init__(output, classes, exclusive=not by_threshold)
         self._by_threshold = by_threshold
 
-    @cached_property
-    def probabilities(self) -> list[Tensor]:
-        return [scale.softmax(1) for scale in self._output]
+    def _probabilities(self, output: Tensor) -> Tensor:
+        return output.softmax(1)
 
     @property
     def foreground(self) -> list[Tensor]:

@@ -96,9 +96,9 @@ def proximity_average(
     )
     near = _nearest(c)
     sums = [objects.per_sample(weight * loss) for objects, weight, loss in zip(sides, near.weights, losses)]
-    if near.any_stands_in:
+    if near.scales:
         tp, size = (c.instances.per_sample(of) for of in (c.instance_mass, c.instances.size))
-        whole_image = Dice()(tp, c.totals(c.probabilities) - tp, size, size)
+        whole_image = Dice()(tp, c.mass_at(near.scales) - tp, size, size)
         sums = [of_side + weight * whole_image for of_side, weight in zip(sums, near.of_stand_ins)]
     target, prediction = (of_side / number for of_side, number in zip(sums, near.numbers))
     of_samples = target + prediction if form == "mean" else (sums[0] - sums[1]) ** 2
@@ -113,13 +113,13 @@ class _Nearest(NamedTuple):
         weights: (N,) and (M,) smallest DIoU losses, 0 for objects that are left out.
         of_stand_ins: (E,) each, those of the boxes that stand in for a side without objects, 0 where there is none.
         numbers: (E,) each, objects and stand-ins of each sample, at least 1.
-        any_stands_in: whether there are stand-ins.
+        scales: those that have stand-ins.
     """
 
     weights: tuple[Tensor, Tensor]
     of_stand_ins: tuple[Tensor, Tensor]
     numbers: tuple[Tensor, Tensor]
-    any_stands_in: bool
+    scales: frozenset[int]
 
 
 _Boxes = tuple[Tensor, Tensor, Tensor]  # (N,) samples, (N, d) lowest and highest corners
@@ -143,7 +143,10 @@ def _nearest(c: Comparison) -> _Nearest:
         number = torch.bincount(boxes[0], minlength=c.n_samples).clamp(min=1)
         found += [weights, of_stand_ins, number.to(near.dtype)]
     there = on_device(torch.cat(found), c.instances.size.device).split(list(map(len, found)))
-    return _Nearest(there[0::3], there[1::3], there[2::3], any(len(sample) > 0 for sample, *_ in stand_ins))
+    ends = torch.tensor([n * c.n_classes for n, *_ in c.shapes]).cumsum(0)
+    standing = torch.cat((stand_ins[0][0], stand_ins[1][0]))
+    scales = frozenset(torch.bucketize(standing, ends, right=True).tolist())
+    return _Nearest(there[0::3], there[1::3], there[2::3], scales)
 
 
 def _boxes(rows: Tensor) -> _Boxes:
