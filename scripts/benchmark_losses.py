@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import csv
 import ctypes
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,12 +50,12 @@ def stock_loss(**changes: float) -> DC_and_CE_loss:
     return DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss, **changes)
 
 
-def loss_of(name: str) -> Callable[..., torch.Tensor]:
+def loss_of(name: str, overrides: Mapping[str, Any]) -> Callable[..., torch.Tensor]:
     """The loss that a trainer builds, at one scale, or one of MONAI's, which see no instances."""
     if name in MONAI:
         loss = getattr(import_module("monai.losses"), name.removeprefix("MONAI "))(to_onehot_y=True, softmax=True)
         return lambda logits, labels, ids: loss(logits, labels)
-    settings = Settings.resolve(getattr(trainers, name), {}, where="benchmark")
+    settings = Settings.resolve(getattr(trainers, name), overrides, where="benchmark")
     variants = {
         "nnunet": stock_loss,
         "nnunet_ce": lambda: stock_loss(weight_dice=0),
@@ -155,13 +156,13 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def measure(trainer: str, cases: list[Case], repeats: int) -> list[dict[str, float]]:
+def measure(trainer: str, cases: list[Case], repeats: int, overrides: Mapping[str, Any]) -> list[dict[str, float]]:
     """Milliseconds and bytes of a trainer's loss and of the stock loss, a dictionary per case.
 
     Rounds go over all cases, the stock loss before each loss; the first round warms up. A machine is faster at some
     times than at others, and so a growth over cases or a ratio is not that of its moods.
     """
-    stock, loss = stock_loss(), loss_of(trainer)
+    stock, loss = stock_loss(), loss_of(trainer, overrides)
     passes = [
         (case.logits, (lambda c=case: stock(c.logits, c.labels), lambda c=case: loss(c.logits, c.labels, c.ids)))
         for case in cases
@@ -207,6 +208,9 @@ def draw(rows: list[dict[str, Any]], file: Path, title: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainers", nargs="+", default=trainers.__all__, choices=trainers.__all__, metavar="TRAINER")
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help='of all trainers, as in plans: {"scale": "unit"}'
+    )
     parser.add_argument("--monai", action="store_true", help="MONAI's pixel losses too, where it is installed")
     parser.add_argument("--shape", type=int, nargs="+", default=[128, 128, 128], help="of a sample")
     parser.add_argument("--batch", type=int, default=2)
@@ -240,7 +244,9 @@ def main() -> None:
     for trainer in [*arguments.trainers, *(MONAI if arguments.monai and find_spec("monai") else ())]:
         own = [
             {"trainer": trainer, "instances": int(case.ids.amax()), "prediction": kind, **measured}
-            for case, (_, kind), measured in zip(cases, conditions, measure(trainer, cases, arguments.repeats))
+            for case, (_, kind), measured in zip(
+                cases, conditions, measure(trainer, cases, arguments.repeats, arguments.settings)
+            )
         ]
         rows += own
         print(

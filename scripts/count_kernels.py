@@ -28,7 +28,7 @@ from nnunet_instance_trainers.losses.named_terms import make_term
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from counted_device import CountedDevice
 
-TRAINERS = ("nnUNetTrainerBlob", "nnUNetTrainerICI", "nnUNetTrainerInstance")
+TRAINERS = ("nnUNetTrainerBlob", "nnUNetTrainerICI", "nnUNetTrainerInstance", "nnUNetTrainerBiCC")
 Lists = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
 
 
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs="+", default=[128, 128, 128], help="of a sample")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--scales", type=int, default=4)
+    parser.add_argument("--trainers", nargs="+", default=TRAINERS)
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 5])
     arguments = parser.parse_args()
     there = Labeller("PyTorch", "as on CUDA without CuPy", propagate_labels)
@@ -86,7 +87,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for n_classes in arguments.classes:
         lists = batch(n_classes, tuple(arguments.shape), arguments.batch, arguments.scales)
-        for trainer in TRAINERS:
+        for trainer in arguments.trainers:
             print(f"| `{trainer}` | {n_classes} | {count(trainer, lists)} |", flush=True)
 
 

@@ -37,6 +37,8 @@ FAMILIES = {
     "proximity": "nnUNetTrainerProximity",
     "topk": "nnUNetTrainerTopKDice",
     "inverse": "nnUNetTrainerInverseWeighted",
+    "cells": "nnUNetTrainerBiCC",
+    "catmil": "nnUNetTrainerCATMIL",
 }
 SETTINGS = {"center": {"weights": {"pixel": 1.0, "center": 1.0}}}
 COLUMNS = ("family", "steps", "ms per step", "MB at 200", "most MB later", "growth %", "files", "processes", "loss")

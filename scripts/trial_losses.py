@@ -2,8 +2,9 @@
 
     python scripts/trial_losses.py --data DATA --csv trials.csv --out trials.md
 
-DATA holds Dataset501_Nuclei2D (fluorescence nuclei, 2D) and Dataset502_Lesions3D (white-matter lesions, of which
-axial slices are used) in nnU-Net's raw format. All losses see the same crops in the same order and start from the
+DATA holds Dataset501_Nuclei2D (fluorescence nuclei, 2D), Dataset502_Lesions3D (white-matter lesions, of which axial
+slices are used) and Dataset505_RetinalLesions2D (lesions of the retina, here all four classes as one, at half the
+resolution) in nnU-Net's raw format. All losses see the same crops in the same order and start from the
 same network. Each run is appended to the CSV as soon as it has ended, and runs that are there already are skipped,
 so a trial can be stopped and started again. The tables hold what the CSV holds.
 """
@@ -46,6 +47,8 @@ class Recipe:
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0})
     pixel: str = "dice and cross-entropy"
     options: Mapping[str, Any] = field(default_factory=dict)
+    warm_up: Mapping[str, float] = field(default_factory=dict)
+    """Over which share of all iterations the weight of a term rises from 0."""
 
     def loss(self) -> CompoundLoss:
         terms = {name: TERMS[name][0](**self.options) for name in self.weights if name != "pixel"}
@@ -66,6 +69,9 @@ def _pixel_loss(name: str) -> nn.Module:
 
 _SIDES = ("instance_target", "instance_prediction")
 _RATES = ("missed_rate", "false_rate")
+_CELL_SIDES = ("voronoi_target", "voronoi_prediction")
+_CELLS = {"dice": {"smooth": 0}, "bce": {}}
+_GDF = "generalized_dice+focal"
 BASELINE = "pixel loss alone"
 LOSSES: dict[str, Recipe] = {
     BASELINE: Recipe(),
@@ -81,8 +87,21 @@ LOSSES: dict[str, Recipe] = {
     "InverseWeighted": Recipe({"pixel": 1.0, "inverse_weighted": 1.0}, pixel="dice"),
     "InverseWeightedFocal": Recipe({"inverse_weighted": 1.0}, options={"criterion": "focal"}),
     "InverseWeightedASL": Recipe({"inverse_weighted": 1.0}, options={"criterion": "asl"}),
+    "InverseWeightedDice": Recipe({"inverse_weighted": 1.0}, options={"criterion": "dice"}),
+    "WeightedCE": Recipe(pixel="balanced_bce"),
     "Tversky": Recipe(pixel="tversky"),
-    "GeneralizedDiceFocal": Recipe(pixel="generalized_dice+focal"),
+    "GeneralizedDiceFocal": Recipe(pixel=_GDF),
+    "BlobGDF": Recipe({"pixel": 2.0, "blob": 1.0}, pixel=_GDF),
+    "ICIGDF": Recipe({"pixel": 0.25, "instance_target": 0.5, "center": 0.25}, pixel=_GDF),
+    "FalseInstanceGDF": Recipe(dict.fromkeys(("pixel", *_RATES), 1.0), pixel=_GDF),
+    "ProximityGDF": Recipe({"pixel": 1.0, "proximity": 0.1}, pixel=_GDF),
+    "CCDiceCE": Recipe({"pixel": 1.0, "voronoi_target": 1.0}, options={"criterion": _CELLS}),
+    "BiCC": Recipe({"pixel": 1.0, **dict.fromkeys(_CELL_SIDES, 0.5)}, options={"criterion": _CELLS}),
+    "BalancedCells": Recipe({"pixel": 1.0, "voronoi_target": 1.0}, options={"criterion": "balanced_bce+dice"}),
+    # As nnU-Net's 50 epochs of 1000.
+    "CATMIL": Recipe(
+        {"pixel": 1.0, "component_tversky": 0.1, "instance_mil": 0.2}, warm_up={"component_tversky": 0.05}
+    ),
 }
 
 # --- data -------------------------------------------------------------------------------------------------------
@@ -90,7 +109,7 @@ LOSSES: dict[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A 2D image of zero mean and unit variance, and its instance ids."""
+    """A 2D image (channels, *S) of zero mean and unit variance, and its instance ids (*S)."""
 
     image: np.ndarray
     instances: np.ndarray
@@ -104,7 +123,7 @@ def nuclei(data: Path) -> tuple[list[Picture], list[Picture]]:
         pictures = []
         for file in sorted((folder / f"instances{part}").glob("*.png")):
             image = imread(folder / f"images{part}" / f"{file.stem}_0000.png").astype(np.float32)
-            pictures.append(Picture((image - image.mean()) / (image.std() + 1e-6), imread(file).astype(np.int64)))
+            pictures.append(Picture(_standardised(image[None]), imread(file).astype(np.int64)))
         return pictures
 
     return read("Tr"), read("Ts")
@@ -126,7 +145,7 @@ def lesion_slices(data: Path) -> tuple[list[Picture], list[Picture]]:
         brain = image[image > 0]
         image = np.where(image > 0, (image - brain.mean()) / brain.std(), 0).astype(np.float32)
         return [
-            Picture(plane, label_components(mask > 0)[0].astype(np.int64))
+            Picture(plane[None], label_components(mask > 0)[0].astype(np.int64))
             for z, (plane, mask) in enumerate(zip(image, labels))
             if plane.any() and (mask.any() or z % 4 == 0)
         ]
@@ -135,14 +154,36 @@ def lesion_slices(data: Path) -> tuple[list[Picture], list[Picture]]:
     return training, test
 
 
+def retina(data: Path) -> tuple[list[Picture], list[Picture]]:
+    """Training and test tiles at half their resolution; instances are components of all four classes as one."""
+    folder = data / "Dataset505_RetinalLesions2D"
+
+    def read(part: str) -> list[Picture]:
+        pictures = []
+        for file in sorted((folder / f"labels{part}").glob("*.png")):
+            colours = imread(folder / f"images{part}" / f"{file.stem}_0000.png").astype(np.float32)
+            image = np.moveaxis(colours, -1, 0).reshape(3, 256, 2, 256, 2).mean((2, 4))
+            mask = (imread(file) > 0).reshape(256, 2, 256, 2).any((1, 3))
+            pictures.append(Picture(_standardised(image), label_components(mask)[0].astype(np.int64)))
+        return pictures
+
+    return read("Tr"), read("Ts")
+
+
+def _standardised(image: np.ndarray) -> np.ndarray:
+    """Each channel of zero mean and unit variance."""
+    return (image - image.mean((1, 2), keepdims=True)) / (image.std((1, 2), keepdims=True) + 1e-6)
+
+
 DATASETS: dict[str, Callable[[Path], tuple[list[Picture], list[Picture]]]] = {
     "nuclei": nuclei,
     "lesion slices": lesion_slices,
+    "retinal lesions": retina,
 }
 
 
 def batches(pictures: list[Picture], seed: int, n: int, batch: int, crop: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """n batches of random flipped crops (batch, 1, crop, crop): images and ids.
+    """n batches of random flipped crops: images (batch, channels, crop, crop) and ids (batch, 1, crop, crop).
 
     As in nnU-Net a third of the crops, rounded, is centred near a foreground voxel, where the picture has any.
     """
@@ -154,14 +195,15 @@ def batches(pictures: list[Picture], seed: int, n: int, batch: int, crop: int) -
         for i in range(batch):
             chosen = random.integers(len(pictures))
             picture, foreground = pictures[chosen], occupied[chosen]
-            room = np.array(picture.image.shape) - crop
+            room = np.array(picture.instances.shape) - crop
             low = random.integers(0, room + 1)
             if i < n_centred and len(foreground):
                 low = (foreground[random.integers(len(foreground))] - crop // 2).clip(0, room)
             window = tuple(slice(start, start + crop) for start in low)
             flips = tuple(slice(None, None, step) for step in random.choice([1, -1], 2))
-            cuts.append([array[window][flips] for array in (picture.image, picture.instances)])
-        images, ids = (torch.from_numpy(np.stack(arrays)[:, None]) for arrays in zip(*cuts))
+            arrays = (picture.image, picture.instances[None])
+            cuts.append([array[(slice(None), *window)][(slice(None), *flips)] for array in arrays])
+        images, ids = (torch.from_numpy(np.stack(of_crops)) for of_crops in zip(*cuts))
         yield images, ids
 
 
@@ -171,9 +213,9 @@ def batches(pictures: list[Picture], seed: int, n: int, batch: int, crop: int) -
 class SmallUNet(nn.Module):
     """Three levels, convolutions with instance norm, two classes; small, so that a whole trial takes minutes."""
 
-    def __init__(self, widths: tuple[int, ...] = (8, 16, 32)) -> None:
+    def __init__(self, n_channels: int, widths: tuple[int, ...] = (8, 16, 32)) -> None:
         super().__init__()
-        self.down = nn.ModuleList([_block(1, widths[0]), *(_block(a, b, b) for a, b in pairwise(widths))])
+        self.down = nn.ModuleList([_block(n_channels, widths[0]), *(_block(a, b, b) for a, b in pairwise(widths))])
         self.widen = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths)])
         self.up = nn.ModuleList([_block(2 * a, a) for a in widths[:-1]])
         self.head = nn.Conv2d(widths[0], 2, 1)
@@ -201,7 +243,7 @@ def _block(*widths: int) -> nn.Sequential:
 
 
 def train(
-    loss: CompoundLoss,
+    recipe: Recipe,
     pictures: list[Picture],
     seed: int,
     iterations: int,
@@ -211,10 +253,12 @@ def train(
 ) -> SmallUNet:
     """A network trained with nnU-Net's optimiser and schedule."""
     torch.manual_seed(seed)
-    network = SmallUNet()
+    network, loss = SmallUNet(pictures[0].image.shape[0]), recipe.loss()
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.99, nesterov=True, weight_decay=3e-5)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: (1 - i / iterations) ** 0.9)
-    for images, ids in batches(pictures, seed, iterations, batch, crop):
+    for i, (images, ids) in enumerate(batches(pictures, seed, iterations, batch, crop)):
+        for name, share in recipe.warm_up.items():
+            loss.weights[name] = recipe.weights[name] * min(i / (share * iterations), 1.0)
         optimiser.zero_grad()
         loss(network(images), (ids > 0).long(), ids).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 12)
@@ -229,8 +273,8 @@ def evaluate(network: SmallUNet, pictures: list[Picture]) -> Counts:
     """Counts over all pictures, each predicted as a whole."""
     total = Counts()
     for picture in pictures:
-        height, width = picture.image.shape
-        image = torch.from_numpy(picture.image)[None, None]
+        height, width = picture.instances.shape
+        image = torch.from_numpy(picture.image)[None]
         logits = network(pad(image, (0, -width % 4, 0, -height % 4)))
         total += detect(picture.instances, logits.argmax(1)[0, :height, :width].numpy()).counts
     return total
@@ -304,7 +348,7 @@ def _spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of both datasets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     parser.add_argument("--csv", type=Path, default=Path("trials.csv"), help="a row per run; those in it are skipped")
     parser.add_argument("--out", type=Path, help="file for the tables in markdown; none prints them")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
@@ -331,7 +375,7 @@ def main() -> None:
             bar.set_description(f"{run['dataset']}, {run['loss']}, seed {run['seed']}")
             training, test = pictures[run["dataset"]]
             start = perf_counter()
-            network = train(LOSSES[run["loss"]].loss(), training, run["seed"], **size, progress=bar.update)
+            network = train(LOSSES[run["loss"]], training, run["seed"], **size, progress=bar.update)
             seconds = round(perf_counter() - start, 1)
             append_row(arguments.csv, {**run, "seconds": seconds, **asdict(evaluate(network, test))})
 

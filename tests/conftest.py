@@ -31,6 +31,12 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden_cells() -> Path:
+    """The folder of golden values of losses over cells, for the cases of ``golden``."""
+    return _shared_folder("golden_cells")
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of sample datasets."""
     return _shared_folder("data")

@@ -47,7 +47,13 @@ class Cell:
         return "-".join((self.geometry, self.target, self.trainer, self.supervision, self.source)).replace(" ", "_")
 
 
-CELLS = [Cell(*values) for values in product(GEOMETRIES, TARGETS, TRAINERS, SUPERVISION, SOURCES)]
+CELLS = [
+    Cell(*values)
+    for values in (
+        *product(GEOMETRIES, TARGETS, TRAINERS, SUPERVISION, SOURCES),
+        *product(GEOMETRIES, TARGETS, ["nnUNetTrainerBiCC"], ["deep supervision"], ["patch"]),
+    )
+]
 
 
 def table() -> str:

@@ -45,6 +45,8 @@ RUN_BY_A_TEST_OF_THEIR_OWN = {
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerBlob -p nnUNetPlansSampled": (
         "test_centres_are_voxels_of_each_class_or_region_and_the_training_runs"
     ),
+    "nnunet-instance configure -d 27 -c 3d_fullres -o nnUNetPlansBiCC25"
+    " weights.voronoi_target=0.75 weights.voronoi_prediction=0.25": "test_configure_writes_a_copy_with_the_settings",
     "nnunet-instance configure -d 27 -c 3d_fullres -o nnUNetPlansGDF pixel_loss=generalized_dice+focal": (
         "test_configure_writes_a_copy_with_the_settings"
     ),
@@ -96,6 +98,7 @@ NOT_RUN = {
     "nnUNetv2_plan_and_preprocess -d 27 --verify_dataset_integrity": "nnU-Net's own; 'make demo' runs it",
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerBlob -num_gpus 2": _GPUS,
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerBlob -p nnUNetPlansSmall": _OF_NNUNET,
+    "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerBiCC -p nnUNetPlansBiCC25": _OF_NNUNET,
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerICI -p nnUNetPlansGDF": _OF_NNUNET,
     "nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerInstanceBaseline": _OF_NNUNET,
     "nnunet-instance study --example": _STUDY,

@@ -124,6 +124,7 @@ def shorten(folders, plans, dataset, configuration, **settings):
         ("nnUNetTrainerBlob", BOXES, "2d"),
         ("nnUNetTrainerInstance", BOXES, "3d_fullres"),
         ("nnUNetTrainerICI", REGIONS, "3d_fullres"),
+        ("nnUNetTrainerBiCC", REGIONS, "2d"),
     ],
 )
 def test_two_epochs_and_a_prediction_through_the_real_commands(boxes, trainer, dataset, configuration):

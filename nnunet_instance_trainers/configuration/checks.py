@@ -9,7 +9,17 @@ from typing import Any
 from nnunet_instance_trainers.losses.criteria import resolve
 from nnunet_instance_trainers.losses.named_terms import TERMS
 
-__all__ = ["is_criterion", "is_names", "is_number", "is_odd", "is_positive_int", "is_seed", "is_weights", "one_of"]
+__all__ = [
+    "is_criterion",
+    "is_names",
+    "is_number",
+    "is_odd",
+    "is_positive_int",
+    "is_seed",
+    "is_warm_up",
+    "is_weights",
+    "one_of",
+]
 
 
 def is_number(value: object) -> bool:
@@ -22,6 +32,13 @@ def is_weights(value: object) -> bool:
     """Weights >= 0 by the names of the pixel loss and the terms."""
     return isinstance(value, Mapping) and all(
         name in ("pixel", *TERMS) and is_number(weight) and weight >= 0 for name, weight in value.items()
+    )
+
+
+def is_warm_up(value: object) -> bool:
+    """Whole numbers of epochs by the names of terms."""
+    return isinstance(value, Mapping) and all(
+        name in TERMS and is_positive_int(epochs) for name, epochs in value.items()
     )
 
 

@@ -75,6 +75,11 @@ class Settings(SettingFields):
         divisor = self.weights["pixel"] if self.scale == "unit" else 1.0
         return {name: weight / divisor for name, weight in self.weights.items()}
 
+    def weights_in(self, epoch: int) -> dict[str, float]:
+        """The effective weights in an epoch, counted from 0, after ``warm_up``."""
+        risen = {name: min(epoch / epochs, 1.0) for name, epochs in self.warm_up.items()}
+        return {name: weight * risen.get(name, 1.0) for name, weight in self.effective_weights.items()}
+
     @property
     def terms(self) -> list[str]:
         """The instance terms that are computed: those of weight above 0."""

@@ -31,6 +31,8 @@ class ClassProblems:
         components_from: ``"argmax"`` takes as predicted what wins the softmax, ``"threshold"`` what has a
             probability of at least 0.5; None is argmax for labels, as nnU-Net predicts, and threshold for
             regions. For two classes both agree but for ties.
+        spacing: of the voxels at the first scale, one number per axis in any unit, where losses look at distances;
+            None is 1 along each.
 
     Raises:
         ValueError: an unknown option, or shapes that do not belong together.
@@ -44,6 +46,7 @@ class ClassProblems:
         ignore_label: int | None = None,
         from_logits: bool = True,
         components_from: str | None = None,
+        spacing: Sequence[float] | None = None,
     ) -> None:
         if classes is not None and not len(classes):
             raise ValueError("classes must name at least one channel, or be None for all")
@@ -54,6 +57,7 @@ class ClassProblems:
         self.ignore_label = ignore_label
         self.from_logits = from_logits
         self.components_from = components_from or ("threshold" if regions else "argmax")
+        self.spacing = None if spacing is None else tuple(spacing)
 
     def __call__(
         self,
@@ -80,18 +84,19 @@ class ClassProblems:
             valid = None if self.ignore_label is None else [label != self.ignore_label for label in labels]
             own = labels if instances is None else [scale[:, 0] for scale in instances]
             if self.components_from == "argmax" or len(channels) == 1:
-                return TargetSide(own, labels=labels, classes=channels, valid=valid)
+                return TargetSide(own, labels=labels, classes=channels, valid=valid, spacing=self.spacing)
             # By threshold two classes may be predicted at one voxel, at 0.5 each.
             masks = [torch.stack([label == channel for channel in channels], 1) for label in labels]
             alone = [torch.where(mask, scale.unsqueeze(1), 0).flatten(0, 1) for mask, scale in zip(masks, own)]
-            return TargetSide(alone, classes=channels, valid=valid)
+            return TargetSide(alone, classes=channels, valid=valid, spacing=self.spacing)
         is_ignored = target[0].shape[1] != n_channels
         valid = [~scale[:, -1].bool() for scale in target] if is_ignored else None
         masks = [torch.stack([scale[:, channel] for channel in channels], 1).bool() for scale in target]
         if instances is not None:
             own = [torch.stack([scale[:, channel] for channel in channels], 1) for scale in instances]
             masks = [torch.where(mask, scale, 0) for mask, scale in zip(masks, own)]
-        return TargetSide([mask.flatten(0, 1) for mask in masks], classes=channels, valid=valid)
+        alone = [mask.flatten(0, 1) for mask in masks]
+        return TargetSide(alone, classes=channels, valid=valid, spacing=self.spacing)
 
     def channels(self, n_channels: int) -> tuple[int, ...]:
         """The channels that get the loss."""

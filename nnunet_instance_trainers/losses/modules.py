@@ -28,6 +28,7 @@ from nnunet_instance_trainers.losses.averaging import Average, class_means
 from nnunet_instance_trainers.losses.blob import blob_average, pixel_average
 from nnunet_instance_trainers.losses.center import center_average
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
+from nnunet_instance_trainers.losses.component_weights import mil_average, tversky_average
 from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.instance import instance_average
 from nnunet_instance_trainers.losses.inverse import inverse_average
@@ -37,17 +38,22 @@ from nnunet_instance_trainers.losses.proximity import proximity_average
 from nnunet_instance_trainers.losses.rates import rate_average
 from nnunet_instance_trainers.losses.target_side import TargetSide
 from nnunet_instance_trainers.losses.topk import topk_average
+from nnunet_instance_trainers.losses.voronoi import mixed, voronoi_average
 
 __all__ = [
+    "BiCCLoss",
     "BlobLoss",
     "ClassLoss",
+    "ComponentTverskyLoss",
     "FalseInstanceLoss",
     "InstanceCenterLoss",
+    "InstanceMILLoss",
     "InstanceProximityLoss",
     "InstanceSegmentationLoss",
     "InverseWeightedLoss",
     "PixelLoss",
     "TopKDiceLoss",
+    "VoronoiLoss",
 ]
 
 
@@ -212,3 +218,101 @@ class InverseWeightedLoss(ClassLoss):
 
     def average(self, comparison: Comparison) -> Average:
         return inverse_average(comparison, criterion=self.criterion, max_weight=self.max_weight)
+
+
+class VoronoiLoss(ClassLoss):
+    """Every object in its cell (CC-DiceCE, and one side of BiCC): see :func:`functional.voronoi_loss`."""
+
+    def __init__(
+        self,
+        *,
+        side: str = "target",
+        criterion: CriterionSpec = "dice+bce",
+        empty_cell: str = "mass",
+        without_instance: str = "skip",
+        size_power: float = 0.0,
+        cell_grid: str = "full",
+        **problem: Any,
+    ) -> None:
+        super().__init__(**problem)
+        self.options: dict[str, Any] = {
+            "side": side,
+            "criterion": resolve(criterion),
+            "empty_cell": empty_cell,
+            "without_instance": without_instance,
+            "size_power": size_power,
+            "cell_grid": cell_grid,
+        }
+
+    def average(self, comparison: Comparison) -> Average:
+        return voronoi_average(comparison, **self.options)
+
+    def prepare(self, target: TargetSide) -> None:
+        super().prepare(target)
+        if self.options["side"] == "target":
+            target.cells(self.options["cell_grid"])
+
+
+class BiCCLoss(ClassLoss):
+    """Both sides of the Voronoi loss (BiCC without its global loss): see :func:`functional.bicc_loss`.
+
+    No single average, since classes may occur on one side only: as terms of a compound loss take both sides of
+    :class:`VoronoiLoss`.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.5,
+        criterion: CriterionSpec = "dice+bce",
+        empty_cell: str = "mass",
+        without_instance: str = "skip",
+        cell_grid: str = "full",
+        **problem: Any,
+    ) -> None:
+        super().__init__(**problem)
+        self.alpha = alpha
+        options: dict[str, Any] = {
+            "criterion": criterion,
+            "empty_cell": empty_cell,
+            "without_instance": without_instance,
+            "cell_grid": cell_grid,
+        }
+        self.sides = [VoronoiLoss(side=side, **options) for side in ("target", "prediction")]
+
+    @in_full_precision
+    def forward(self, output: Tensor, target: Tensor, instances: Tensor | None = None) -> Tensor:
+        comparison = self.problems([output], [target], None if instances is None else [instances])
+        means = class_means([side.average(comparison) for side in self.sides], comparison.n_classes)
+        return mixed(means[0, 0], means[1, 0], self.alpha)
+
+
+class ComponentTverskyLoss(ClassLoss):
+    """Tversky loss with weights by size (CAT of CATMIL): see :func:`functional.component_tversky`."""
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 1.0,
+        size_offset: float = 5.0,
+        background_weight: float = 0.01,
+        without_instance: str = "skip",
+        **problem: Any,
+    ) -> None:
+        super().__init__(**problem)
+        self.options: dict[str, Any] = {
+            "gamma": gamma,
+            "size_offset": size_offset,
+            "background_weight": background_weight,
+            "without_instance": without_instance,
+        }
+
+    def average(self, comparison: Comparison) -> Average:
+        return tversky_average(comparison, **self.options)
+
+
+class InstanceMILLoss(ClassLoss):
+    """The largest probability of each instance (MIL of CATMIL): see :func:`functional.instance_mil`."""
+
+    def average(self, comparison: Comparison) -> Average:
+        return mil_average(comparison)

@@ -14,6 +14,13 @@ __all__ = ["NEED_NO_IDS", "TERMS", "make_term"]
 _COMMON = {"criterion": "criterion", "surrogate_weight": "surrogate_weight"}
 _SEGMENTATION = {**_COMMON, "exclude_other_targets": "exclude_other_targets", "missed": "missed"}
 
+_CELLS = {
+    "criterion": "cell_criterion",
+    "without_instance": "without_instance",
+    "size_power": "cell_size_power",
+    "cell_grid": "cell_grid",
+}
+
 TERMS: dict[str, tuple[Callable[..., ClassLoss], dict[str, str]]] = {
     "blob": (modules.BlobLoss, {"criterion": "criterion"}),
     "instance_target": (partial(modules.InstanceSegmentationLoss, side="target"), _SEGMENTATION),
@@ -24,6 +31,18 @@ TERMS: dict[str, tuple[Callable[..., ClassLoss], dict[str, str]]] = {
     "proximity": (modules.InstanceProximityLoss, {**_SEGMENTATION, "form": "proximity_form"}),
     "topk_dice": (modules.TopKDiceLoss, {"k_percent": "k_percent"}),
     "inverse_weighted": (modules.InverseWeightedLoss, {"criterion": "weighted_criterion", "max_weight": "max_weight"}),
+    "voronoi_target": (partial(modules.VoronoiLoss, side="target"), _CELLS),
+    "voronoi_prediction": (partial(modules.VoronoiLoss, side="prediction"), {**_CELLS, "empty_cell": "empty_cell"}),
+    "component_tversky": (
+        modules.ComponentTverskyLoss,
+        {
+            "gamma": "component_gamma",
+            "size_offset": "size_offset",
+            "background_weight": "background_weight",
+            "without_instance": "without_instance",
+        },
+    ),
+    "instance_mil": (modules.InstanceMILLoss, {}),
 }
 """For each term its module, and the settings that it takes: argument of the module by name of the setting."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from nnunet_instance_trainers.instances import Objects, OverlapTable
+from nnunet_instance_trainers.instances import Cells, Objects, OverlapTable
 from nnunet_instance_trainers.instances.labelling import label_objects
+from nnunet_instance_trainers.instances.voxel_lists import joined
 from nnunet_instance_trainers.instances.voxels import read, read_with_total, tally, total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.channels import places
+from nnunet_instance_trainers.losses.criteria import Criterion
 from nnunet_instance_trainers.losses.prediction import Prediction
+from nnunet_instance_trainers.losses.surrogates import is_target
 from nnunet_instance_trainers.losses.target_side import TargetSide
 
 __all__ = ["Comparison"]
@@ -39,6 +42,9 @@ class Comparison:
         target: (B, *S) integer target ids of one problem, 0 is background; or the target side of many.
         components: of one problem (B, *S) integer ids of predicted components; None labels the predicted foreground.
         valid: of one problem (B, *S) bool, False where voxels are ignored; None means that all count.
+        spacing: of one problem the spacing of its voxels, one number per axis; None is 1 along each.
+        cells: of one problem (B, *S) for each voxel the id of the nearest object of the ``"target"`` or the
+            ``"prediction"``, where that is known; of the latter with ``components`` only.
 
     Attributes:
         shapes: (B, *S) of each scale.
@@ -57,8 +63,12 @@ class Comparison:
         *,
         components: Tensor | None = None,
         valid: Tensor | None = None,
+        spacing: Sequence[float] | None = None,
+        cells: Mapping[str, Tensor] | None = None,
     ) -> None:
+        cells = cells or {}
         given = {"ids": target, "components": components, "valid": valid}
+        given |= {f"cells of the {side}": of_side for side, of_side in cells.items()}
         for name, other in given.items():
             if isinstance(other, Tensor) and other.shape != prediction.shapes[0]:
                 raise ValueError(
@@ -66,11 +76,19 @@ class Comparison:
                     f"got {tuple(prediction.shapes[0])} and {tuple(other.shape)}"
                 )
         if isinstance(target, Tensor):
-            target = TargetSide([target], valid=None if valid is None else [valid])
+            target = TargetSide(
+                [target],
+                valid=None if valid is None else [valid],
+                spacing=spacing,
+                cells=[cells["target"]] if "target" in cells else None,
+            )
         self.prediction, self.target_side = prediction, target
         self.shapes, self.dtype, self.n_classes = prediction.shapes, prediction.dtype, target.n_classes
         self.n_samples = self.n_classes * sum(shape[0] for shape in self.shapes)
         self._component_ids = components
+        self._given_cells = [cells["prediction"]] if "prediction" in cells else None
+        self._cells: dict[str, Cells] = {}
+        self._negative: dict[Criterion, list[Tensor]] = {}
 
     # --- samples and problems ---------------------------------------------------------------------------------
 
@@ -109,6 +127,28 @@ class Comparison:
     def _probabilities_at(self, scale: int) -> Tensor:
         p, valid = self.prediction.probabilities_at(scale), self.target_side.valid
         return p if valid is None else p.masked_fill(~valid[scale].unsqueeze(1), 0)
+
+    @cached_property
+    def class_probabilities(self) -> list[Tensor]:
+        """The probabilities of the classes alone, sample after sample: a vector for each scale, on a GPU one of all."""
+        p, channels = self.probabilities, self.prediction.channels
+        if channels == tuple(range(channels[0], channels[-1] + 1)):
+            own = [image[:, channels[0] : channels[-1] + 1] for image in p]
+        else:
+            own = [torch.stack([image[:, channel] for channel in channels], 1) for image in p]
+        flat = [image.reshape(-1) for image in own]
+        return flat if p[0].device.type == "cpu" else [joined(flat)]
+
+    def negative(self, part: Criterion) -> list[Tensor]:
+        """What each voxel gives to a criterion where the target is 0, as :attr:`class_probabilities`."""
+        if part not in self._negative:
+            self._negative[part] = [part.negative(p) for p in self.class_probabilities]
+        return self._negative[part]
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """(K,) probabilities at the voxels of instances, in their class."""
+        return self.gather(self.probabilities)
 
     @cached_property
     def _places(self) -> list[Tensor]:
@@ -161,6 +201,14 @@ class Comparison:
     def table(self) -> OverlapTable:
         ids = self.target_side.ids_at(self.components, self._predicted if self._component_ids is None else ())
         return OverlapTable.between(self.instances, self.components, ids)
+
+    def cells(self, side: str, grid: str) -> Cells:
+        """The cells of the target's instances, or of the predicted components."""
+        if is_target(side):
+            return self.target_side.cells(grid)
+        if grid not in self._cells:
+            self._cells[grid] = self.target_side.cells_of(self.components, grid, self._given_cells)
+        return self._cells[grid]
 
     @cached_property
     def missed(self) -> Tensor:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nnunet_instance_trainers.instances import Objects
+from nnunet_instance_trainers.instances import Cells, Objects
 from nnunet_instance_trainers.instances.cubes import with_neighbours
 from nnunet_instance_trainers.instances.labelling import kinds
 from nnunet_instance_trainers.instances.voxel_lists import VoxelList
@@ -28,10 +28,12 @@ class TargetSide:
         labels: (B, *S) for each scale, which class each voxel belongs to; None where ``ids`` say so.
         classes: the labels of the classes, ascending.
         valid: (B, *S) bool for each scale, False where voxels are ignored; None means that all count.
+        spacing: of the voxels at the first scale, one number per axis; None is 1 along each.
+        cells: (B * C, *S) for each scale, for each voxel the id of the nearest instance, where that is known.
 
     Attributes:
         n_classes: C. Samples are numbered through scales, batch elements and classes, in this order.
-        ids, labels, classes, valid: as given.
+        ids, labels, classes, valid, spacing: as given.
     """
 
     def __init__(
@@ -41,7 +43,11 @@ class TargetSide:
         labels: Sequence[Tensor] | None = None,
         classes: Sequence[int] = (1,),
         valid: Sequence[Tensor] | None = None,
+        spacing: Sequence[float] | None = None,
+        cells: Sequence[Tensor] | None = None,
     ) -> None:
+        self.spacing, self._given_cells = spacing, cells
+        self._cells: dict[str, Cells] = {}
         self.ids, self.labels, self.classes, self.valid = ids, labels, tuple(classes), valid
         self.n_classes = len(self.classes)
 
@@ -58,6 +64,16 @@ class TargetSide:
         voxels = VoxelList.where(self.only_valid(masks))
         kind = kinds(voxels.read(self.labels), self.classes) if self.labels is not None and self.n_classes > 1 else None
         return Objects.of_ids(voxels, voxels.read(self.ids), kind, n_kinds=self.n_kinds, valid=self.valid)
+
+    def cells(self, grid: str) -> Cells:
+        """The cells of the instances."""
+        if grid not in self._cells:
+            self._cells[grid] = self.cells_of(self.instances, grid, self._given_cells)
+        return self._cells[grid]
+
+    def cells_of(self, objects: Objects, grid: str, given: Sequence[Tensor] | None = None) -> Cells:
+        """The cells of any objects."""
+        return Cells(objects, valid=self.valid, spacing=self.spacing, grid=grid, cells=given)
 
     def only_valid(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Masks or labels (B, *S) or (B * C, *S), 0 where voxels are ignored."""

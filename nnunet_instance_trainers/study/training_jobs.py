@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -16,6 +17,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch.serialization import safe_globals
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.nnunet_commands import dataset_id
@@ -122,7 +124,7 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
     for file in [folder / name for name in _CHECKPOINTS if (folder / name).is_file()]:
         try:
             checkpoint = _load(file)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, OSError):
+        except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, OSError):
             print(f"{file} is cut off: set aside", flush=True)
             file.rename(file.with_suffix(".damaged"))
             continue
@@ -136,7 +138,10 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
 
 
 def _load(file: Path) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=False)
+    """A checkpoint of nnU-Net's: tensors, plain values, and the numpy numbers of its log; nothing else is unpickled."""
+    number = np.float64(0).__reduce__()[0]
+    with safe_globals([number, np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 # --- predictions -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from nnunet_instance_trainers.training.base_trainer import nnUNetTrainerInstance
 __all__ = [
     "nnUNetTrainerInverseWeighted",
     "nnUNetTrainerInverseWeightedASL",
+    "nnUNetTrainerInverseWeightedDice",
     "nnUNetTrainerInverseWeightedFocal",
 ]
 
@@ -30,3 +31,9 @@ class nnUNetTrainerInverseWeightedASL(nnUNetTrainerInverseWeightedFocal):
     """Inverse-weighted asymmetric similarity loss alone (beta 1.5), Shirokikh et al. 2020, Table 1."""
 
     weighted_criterion = "asl"
+
+
+class nnUNetTrainerInverseWeightedDice(nnUNetTrainerInverseWeightedFocal):
+    """Inverse-weighted Dice loss alone, Shirokikh et al. 2020, Table 1."""
+
+    weighted_criterion = "dice"

@@ -132,9 +132,12 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
                 loss = inner
         terms = {name: make_term(name, vars(self.settings)) for name in self.settings.terms}
         problems = ClassProblems(
-            classes=self.instance_channels, components_from=self.settings.components_from, **problem
+            classes=self.instance_channels,
+            components_from=self.settings.components_from,
+            spacing=self.configuration_manager.spacing,
+            **problem,
         )
-        weights = self.settings.effective_weights
+        weights = self.settings.weights_in(self.current_epoch)
         return LossBesideTarget(CompoundLoss(loss, terms, weights, problems=problems, scale_weights=scale_weights))
 
     def train_step(self, batch: dict) -> dict:
@@ -186,6 +189,10 @@ class nnUNetTrainerInstanceBase(nnUNetTrainerWithInstances):
                 temporary.write_text(json.dumps({"source": self.instance_source}))
         self.print_to_log_file(f"instance ids: {self.instance_source}; {self.settings}")
         self.print_to_log_file(f"components of predictions on {self.device}: {labeller(self.device)}")
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.loss.compound.weights = self.settings.weights_in(self.current_epoch)
 
     def on_epoch_end(self) -> None:
         means = self.loss_record.end_epoch(

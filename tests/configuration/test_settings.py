@@ -26,7 +26,7 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
     ),
     "scale": ("'published' or 'unit'", ["published", "unit"], ["Unit", "", None, 1]),
     "criterion": (
-        "a criterion (dice, tversky, bce, focal, generalized_dice, asl)",
+        "a criterion (dice, tversky, adaptive_tversky, bce, balanced_bce, focal, generalized_dice, asl)",
         ["dice", "dice+bce", {"tversky": {"alpha": 0.2, "beta": 0.8}}, {"asl": {}, "bce": {}}],
         ["dise", "dice+", "nnunet", "", None, 1, [], ["dice"], {}, {"tversky": {"gamma": 1}}, {"dice": None}],
     ),
@@ -43,6 +43,23 @@ SETTINGS: dict[str, tuple[str, list[Any], list[Any]]] = {
     "k_percent": ("a number above 0 and up to 100", [1, 30, 100, 0.5], [0, 101, -1, "50", None, True]),
     "weighted_criterion": ("one of bce, focal, dice, asl", ["bce", "focal", "dice", "asl"], ["tversky", None]),
     "max_weight": ("null or a number > 0", [None, 1, 100.0], [0, -1, "1", True]),
+    "cell_criterion": (
+        "a criterion (dice, tversky, adaptive_tversky, bce, balanced_bce, focal, generalized_dice, asl)",
+        ["dice+bce", "balanced_bce+dice", {"dice": {"smooth": 0}, "bce": {}}],
+        ["dise", "nnunet", None, {"balanced_bce": {"alpha": 1}}],
+    ),
+    "empty_cell": ("'mass' or 'criterion'", ["mass", "criterion"], ["dice", None, True]),
+    "without_instance": ("'skip' or 'whole'", ["skip", "whole"], ["zero", None, True]),
+    "cell_size_power": ("a number", [0, 0.5, -1], ["0", None, True, float("nan")]),
+    "cell_grid": ("'full' or 'half'", ["full", "half"], ["quarter", None, 2]),
+    "component_gamma": ("a number >= 0", [0, 1, 0.5], [-1, "1", None, True]),
+    "size_offset": ("a number >= 0", [0, 5, 0.5], [-1, "1", None, True]),
+    "background_weight": ("a number >= 0", [0, 1, 0.01], [-1, "1", None, True]),
+    "warm_up": (
+        "whole numbers >= 1 for blob, instance_target, ",
+        [{}, {"component_tversky": 50, "blob": 1}],
+        [{"pixel": 5}, {"blob": 0}, {"blob": 1.5}, {"bolb": 1}, {"blob": True}, 50, None],
+    ),
     "source": ("null, 'patch' or 'precomputed'", [None, "patch", "precomputed"], ["none", "", 0, False, ["patch"]]),
     "sampling": (
         "'voxel', 'instance' or a number from 0 to 1",
@@ -179,6 +196,14 @@ def test_unit_scale_divides_by_the_pixel_weight() -> None:
     unit = resolve({"weights": weights, "scale": "unit"})
     assert unit.effective_weights == {"pixel": 1.0, "blob": 0.25}
     assert unit.weights == weights
+
+
+def test_weights_warm_up_in_a_straight_line() -> None:
+    weights = {"pixel": 2.0, "blob": 1.0, "component_tversky": 0.1}
+    settings = resolve({"weights": weights, "warm_up": {"component_tversky": 50}, "scale": "unit"})
+    risen = [settings.weights_in(epoch) for epoch in (0, 10, 50, 999)]
+    assert [w["component_tversky"] for w in risen] == pytest.approx([0, 0.01, 0.05, 0.05])
+    assert all((w["pixel"], w["blob"]) == (1.0, 0.5) for w in risen)
 
 
 def test_a_pixel_weight_of_zero_has_no_unit() -> None:

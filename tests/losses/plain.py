@@ -52,6 +52,14 @@ def focal(p: Tensor, t: Tensor, alpha: float | None = 0.75) -> Tensor:
     return (weight * (1 - right) ** 2 * -right.log()).mean()
 
 
+def adaptive_tversky(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+    return 1 - (tp + S) / (tp + 0.3 * (fp + fn) + 0.4 * (fp**2 + fn**2) / (fp + fn).clamp(min=1e-8) + S)
+
+
+def balanced_bce(inside: Tensor, outside: Tensor) -> Tensor:
+    return ((-inside.log()).sum() / (len(inside) + S) + (-(1 - outside).log()).sum() / (len(outside) + S)) / (2 + S)
+
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dice": lambda p, t: 1 - (2 * (p * t).sum() + S) / (p.sum() + t.sum() + S),
     "tversky": lambda p, t: (
@@ -59,11 +67,16 @@ CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ),
     "asl": lambda p, t: 1 - (3.25 * (p * t).sum() + S) / (2.25 * t.sum() + p.sum() + S),
     "generalized_dice": generalized_dice,
+    "adaptive_tversky": lambda p, t: adaptive_tversky((p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum()),
     "bce": binary_cross_entropy,
+    "balanced_bce": lambda p, t: balanced_bce(p[t == 1], p[t == 0]),
     "focal": focal,
     "dice+bce": lambda p, t: CRITERIA["dice"](p, t) + binary_cross_entropy(p, t),
     "generalized_dice+focal": lambda p, t: generalized_dice(p, t) + focal(p, t, alpha=None),
 }
+
+
+POINTWISE = ("bce", "balanced_bce", "focal")
 
 
 # --- one sample ---------------------------------------------------------------------------------------------------
@@ -233,6 +246,55 @@ def proximity(
     return mean_of(losses, samples[0].p)[0], occurs
 
 
+def nearest(masks: list[Tensor], spacing: Sequence[float] | None) -> np.ndarray:
+    """For each voxel the nearest mask, of equally near ones the first."""
+    return np.stack([ndimage.distance_transform_edt(~mask.numpy(), sampling=spacing) for mask in masks]).argmin(0)
+
+
+def voronoi(
+    samples: list[Sample], *, side: str, criterion: str = "dice+bce", empty_cell: str = "mass",
+    without_instance: str = "skip", size_power: float = 0, spacing: Sequence[float] | None = None,
+) -> Outcome:  # fmt: skip
+    means = []
+    for s in samples:
+        target, masks = s.union(s.instances), s.instances if side == "target" else s.components
+        losses, place = [], nearest(masks, spacing) if masks else None
+        for n in range(len(masks)):
+            cell = torch.from_numpy(place == n) & s.valid
+            p, t, losses_here = s.p[cell], target[cell].to(s.p.dtype), []
+            for name in criterion.split("+"):
+                takes_mass = empty_cell == "mass" and not (target & cell).any() and name not in POINTWISE
+                losses_here.append((p.detach() * p).sum() / p.detach().sum() if takes_mass else CRITERIA[name](p, t))
+            losses.append(sum(losses_here))
+        if masks:
+            weights = torch.tensor([float(mask.sum()) ** size_power for mask in masks], dtype=torch.float64)
+            means.append((weights * torch.stack(losses)).sum() / weights.sum())
+        elif without_instance == "whole" and s.valid.any():
+            p, t = s.p[s.valid], target[s.valid].to(s.p.dtype)
+            means.append(sum(CRITERIA[name](p, t) for name in criterion.split("+")))
+    return mean_of(means, samples[0].p)
+
+
+def component_tversky(
+    samples: list[Sample], *, gamma: float = 1, size_offset: float = 5, background_weight: float = 0.01,
+    without_instance: str = "skip",
+) -> Outcome:  # fmt: skip
+    losses = []
+    for s in samples:
+        w = torch.full(s.p.shape, background_weight, dtype=torch.float64)
+        for mask in s.instances:
+            w[mask] = (int(mask.sum()) + size_offset) ** -gamma
+        w, t = w * s.valid, s.union(s.instances).double()
+        tp, fp, fn = (w * s.p * t).sum(), (w * s.p * (1 - t)).sum(), (w * (1 - s.p) * t).sum()
+        if s.instances or without_instance == "whole":
+            losses.append(1 - (tp + S) / (tp + 0.3 * fp + 0.7 * fn + S))
+    return mean_of(losses, samples[0].p)[0], any(s.instances for s in samples)
+
+
+def mil(samples: list[Sample]) -> Outcome:
+    return mean_of([-s.p[mask].max().log() for s in samples for mask in s.instances], samples[0].p)
+
+
 PLAIN: dict[str, Callable[..., Outcome]] = {
     "instance_target": partial(instance_term, side="target"),
     "instance_prediction": partial(instance_term, side="prediction"),
@@ -250,6 +312,22 @@ FAST: dict[str, Callable[..., Tensor]] = {
     "center": functional.instance_center_loss,
     "proximity": functional.instance_proximity_loss,
 }
+
+
+PLAIN_CELLS: dict[str, Callable[..., Outcome]] = {
+    "voronoi_target": partial(voronoi, side="target"),
+    "voronoi_prediction": partial(voronoi, side="prediction"),
+    "component_tversky": component_tversky,
+    "instance_mil": mil,
+}
+
+FAST_CELLS: dict[str, Callable[..., Tensor]] = {
+    "voronoi_target": partial(functional.voronoi_loss, side="target"),
+    "voronoi_prediction": partial(functional.voronoi_loss, side="prediction"),
+    "component_tversky": functional.component_tversky,
+    "instance_mil": functional.instance_mil,
+}
+"""Those that take no surrogate."""
 
 
 # --- scenes ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,14 @@ SETTINGS = {
     "k_percent": 50,
     "weighted_criterion": "dice",
     "max_weight": None,
+    "cell_criterion": "dice+bce",
+    "empty_cell": "mass",
+    "without_instance": "skip",
+    "cell_size_power": 0.0,
+    "cell_grid": "full",
+    "component_gamma": 1.0,
+    "size_offset": 5.0,
+    "background_weight": 0.01,
 }
 
 

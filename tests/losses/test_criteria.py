@@ -12,6 +12,8 @@ from nnunet_instance_trainers.losses import PixelLoss
 from nnunet_instance_trainers.losses.criteria import (
     ASL,
     CRITERIA,
+    AdaptiveTversky,
+    BalancedCrossEntropy,
     BinaryCrossEntropy,
     Criterion,
     Dice,
@@ -52,12 +54,17 @@ def assert_equal_with_gradients(a: Criterion, b: Criterion) -> None:
         (Dice(smooth=1), 1 - 3.6 / (2.6 + 0.6 + 0.7 + 1)),
         (Tversky(smooth=0), 1 - 1.3 / (1.3 + 0.3 * 0.6 + 0.7 * 0.7)),
         (Tversky(alpha=0.9, beta=0.2, smooth=1), 1 - 2.3 / (1.3 + 0.9 * 0.6 + 0.2 * 0.7 + 1)),
+        # (FP^2 + FN^2) / (FP + FN) = (0.36 + 0.49) / 1.3
+        (AdaptiveTversky(smooth=0), 1 - 1.3 / (1.3 + 0.3 * 1.3 + 0.4 * 0.85 / 1.3)),
+        (AdaptiveTversky(base=0.1, adaptive=0.9, smooth=1), 1 - 2.3 / (1.3 + 0.1 * 1.3 + 0.9 * 0.85 / 1.3 + 1)),
         (ASL(smooth=0), 1 - 3.25 * 1.3 / (3.25 * 1.3 + 2.25 * 0.7 + 0.6)),
         (ASL(beta=2, smooth=1), 1 - (5 * 1.3 + 1) / (5 * 1.3 + 4 * 0.7 + 0.6 + 1)),
         # w = 1/2^2 and 1/3^2; P + T is 1.9 + 2 in the foreground and 3.1 + 3 in the background
         (GeneralizedDice(smooth=0), 1 - 2 * (1.3 / 4 + 2.4 / 9) / (3.9 / 4 + 6.1 / 9)),
         # the same weights with sum 1: 9/13 and 4/13
         (GeneralizedDice(smooth=1), 1 - (2 * (9 * 1.3 + 4 * 2.4) / 13 + 1) / ((9 * 3.9 + 4 * 6.1) / 13 + 1)),
+        (BalancedCrossEntropy(smooth=0), -(log(0.8) + log(0.5)) / 4 - (log(0.8) + log(0.6)) / 6),
+        (BalancedCrossEntropy(smooth=1), -((log(0.8) + log(0.5)) / 3 + (log(0.8) + log(0.6)) / 4) / 3),
         (BinaryCrossEntropy(), -(log(0.8) + log(0.5) + log(0.8) + log(0.6)) / 5),
         (
             Focal(),
@@ -87,11 +94,32 @@ def test_defaults_are_those_of_the_papers() -> None:
         (Tversky(alpha=0.5, beta=0.5, smooth=0.05), Dice(smooth=0.1)),
         (ASL(beta=1, smooth=0.1), Dice(smooth=0.1)),
         (Focal(gamma=0, alpha=None), BinaryCrossEntropy()),
+        (AdaptiveTversky(base=0.2, adaptive=0), Tversky(alpha=0.2, beta=0.2)),
     ],
     ids=repr,
 )
 def test_limit_equals_its_neighbour_in_value_and_gradient(criterion: Criterion, limit: Criterion) -> None:
     assert_equal_with_gradients(criterion, limit)
+
+
+def test_balanced_cross_entropy_of_equal_numbers_is_the_plain_one() -> None:
+    p, t = random_probabilities((50,), seed=5), torch.arange(50) % 2
+    for x, y in zip(
+        value_and_gradient(BalancedCrossEntropy(smooth=0), p, t), value_and_gradient(BinaryCrossEntropy(), p, t)
+    ):
+        torch.testing.assert_close(x, y)
+
+
+def test_adaptive_tversky_of_equal_errors_is_dice_in_value_and_gradient() -> None:
+    p, t = torch.tensor([0.7, 0.9, 0.1, 0.3]).double(), torch.tensor([1, 1, 0, 0])  # FP = FN = 0.4
+    for x, y in zip(value_and_gradient(AdaptiveTversky(), p, t), value_and_gradient(Dice(smooth=2e-5), p, t)):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("criterion", [Dice(smooth=0), Tversky(smooth=0), ASL(smooth=0), AdaptiveTversky(smooth=0)])
+def test_nothing_predicted_where_nothing_is_costs_1_without_smoothing(criterion: Criterion) -> None:
+    value, gradient = value_and_gradient(criterion, torch.zeros(4).double(), torch.zeros(4))
+    assert value == 1 and gradient.isfinite().all()
 
 
 def test_focal_with_equal_weights_is_half_of_the_unweighted() -> None:
@@ -245,7 +273,7 @@ def test_resolve_drops_no_part_in_silence() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("dize", r"unknown criterion 'dize': allowed are dice, tversky, bce, focal"),
+        ("dize", r"unknown criterion 'dize': allowed are dice, tversky, adaptive_tversky, bce, balanced_bce, focal"),
         ("dice+", r"unknown criterion ''"),
         ("", r"unknown criterion ''"),
         ({"dyce": {}}, r"unknown criterion 'dyce'"),

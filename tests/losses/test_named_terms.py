@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from geometry import SHAPES
-from losses.plain import FAST, PLAIN, assert_same, samples_of, scene, scribbles, with_gradient
+from losses.plain import FAST, FAST_CELLS, PLAIN, PLAIN_CELLS, assert_same, samples_of, scene, scribbles, with_gradient
 from torch import Tensor
 
 from nnunet_instance_trainers.losses import inverse_weighted_loss, topk_dice_loss
@@ -13,7 +13,7 @@ from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
 pytestmark = pytest.mark.filterwarnings("ignore:the published form")
 
-every_term = pytest.mark.parametrize("term", FAST)
+every_term = pytest.mark.parametrize("term", [*FAST, *FAST_CELLS])
 
 SETTINGS = {
     "criterion": "tversky",
@@ -25,6 +25,14 @@ SETTINGS = {
     "k_percent": 30,
     "weighted_criterion": "asl",
     "max_weight": 2.0,
+    "cell_criterion": "tversky+bce",
+    "empty_cell": "mass",
+    "without_instance": "skip",
+    "cell_size_power": 0.5,
+    "cell_grid": "full",
+    "component_gamma": 0.5,
+    "size_offset": 2.0,
+    "background_weight": 0.1,
 }
 
 OF_FUNCTIONS = {
@@ -34,6 +42,13 @@ OF_FUNCTIONS = {
     "false_rate": {},
     "center": {"width": 3},
     "proximity": {"criterion": "tversky", "exclude_other_targets": False, "missed": "soft", "form": "mse"},
+}
+OPTIONS: dict[str, dict] = {
+    **{term: {"surrogate_weight": 0.6, **options} for term, options in OF_FUNCTIONS.items()},
+    "voronoi_target": {"criterion": "tversky+bce", "size_power": 0.5},
+    "voronoi_prediction": {"criterion": "tversky+bce", "size_power": 0.5},
+    "component_tversky": {"gamma": 0.5, "size_offset": 2, "background_weight": 0.1},
+    "instance_mil": {},
 }
 
 
@@ -45,14 +60,11 @@ def tolerance(term: str) -> dict[str, float]:
 def plain_mean(term: str, problems: list[tuple[Tensor, Tensor, Tensor, Tensor | None]], valid: Tensor | None) -> Tensor:
     """The mean over (probabilities, logits, ids, predicted) of the classes in which there is something to average."""
     outcomes = [
-        PLAIN[term](samples_of(p, ids, logits=z, predicted=predicted, valid=valid), **OPTIONS[term])
+        {**PLAIN, **PLAIN_CELLS}[term](samples_of(p, ids, logits=z, predicted=predicted, valid=valid), **OPTIONS[term])
         for p, z, ids, predicted in problems
     ]
     values = [value for value, occurs in outcomes if occurs]
     return torch.stack(values).mean() if values else problems[0][0].sum() * 0
-
-
-OPTIONS = {term: {"surrogate_weight": 0.6, **options} for term, options in OF_FUNCTIONS.items()}
 
 
 def odds(output: Tensor, c: int) -> Tensor:
@@ -128,7 +140,7 @@ def test_two_channels_equal_the_general_path(term: str) -> None:
     assert_same(found, with_gradient(plain, output), **tolerance(term))
 
 
-@every_term
+@pytest.mark.parametrize("term", FAST)
 def test_a_class_that_is_only_beside_ignored_voxels_has_nothing_to_average(term: str) -> None:
     """Where every object of a class touches an ignored voxel, rates, the prediction side and proximity leave it out."""
     z, ids = scene(SHAPES[0], seed=45)
@@ -147,7 +159,7 @@ def test_a_class_that_is_only_beside_ignored_voxels_has_nothing_to_average(term:
     assert (found[0] == found[1]).item() == (term not in ("instance_target", "center"))
 
 
-@every_term
+@pytest.mark.parametrize("term", FAST)
 def test_instances_do_not_go_on_below_an_ignored_voxel(term: str) -> None:
     """An object beside a scribble may be missed or false without being counted so, one away from it may not."""
     ids = torch.zeros(1, 12, 12, dtype=torch.int64)
@@ -180,6 +192,14 @@ def test_a_term_takes_its_settings_from_their_names(name: str) -> None:
         "k_percent": 50,
         "weighted_criterion": "bce",
         "max_weight": 0.9,
+        "cell_criterion": "dice",
+        "empty_cell": "criterion",
+        "without_instance": "whole",
+        "cell_size_power": 0,
+        "cell_grid": "half",
+        "component_gamma": 1,
+        "size_offset": 5,
+        "background_weight": 0.01,
     }
     assert (
         set(others) == set(SETTINGS) == {setting for _, arguments in TERMS.values() for setting in arguments.values()}

@@ -9,7 +9,7 @@ from math import prod
 import pytest
 import torch
 from geometry import random_labels, random_mask, random_probabilities
-from losses.plain import CRITERIA, FAST, with_gradient
+from losses.plain import CRITERIA, FAST, FAST_CELLS, with_gradient
 from torch import Tensor
 
 from nnunet_instance_trainers.instances import label_batch
@@ -19,10 +19,18 @@ from nnunet_instance_trainers.losses.criteria import ASL, Dice, Focal, Generaliz
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
 from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
-ANY = {**FAST, "blob": blob_loss, "pixel": pixel_loss, "topk": topk_dice_loss, "inverse": inverse_weighted_loss}
+ANY = {
+    **FAST,
+    **FAST_CELLS,
+    "blob": blob_loss,
+    "pixel": pixel_loss,
+    "topk": topk_dice_loss,
+    "inverse": inverse_weighted_loss,
+}
 OVERLAP = ["dice", "tversky", "asl", "generalized_dice", ASL(beta=0.1), Tversky(1, 0), Dice(smooth=1),
            GeneralizedDice(smooth=1)]  # fmt: skip
-MODULE_OPTIONS = {"surrogate_weight": 0.1, "center_width": 7, "max_weight": None}
+MODULE_OPTIONS = {"surrogate_weight": 0.1, "center_width": 7, "max_weight": None, "component_gamma": 1}
+MODULE_OPTIONS |= {"size_offset": 5, "background_weight": 0.01, "cell_size_power": 0.5}
 POINTWISE = [Focal(gamma=0, alpha=None), Focal(gamma=1, alpha=None), Focal(gamma=3), *CRITERIA]
 
 
@@ -57,6 +65,18 @@ def draw_options(rng: random.Random, term: str, dim: int) -> dict:
         return {"k_percent": rng.choice([1, 30, 50, 99.5, 100])}
     if term == "inverse":
         return {"criterion": rng.choice(WEIGHTED_CRITERIA), "max_weight": rng.choice([None, 0.5, 10])}
+    if term == "instance_mil":
+        return {}
+    if term == "component_tversky":
+        weights = {"gamma": rng.choice([0, 0.5, 1, 3]), "size_offset": rng.choice([0, 5])}
+        return {**weights, "background_weight": rng.choice([0, 0.01, 1]), **draw_cells(rng, term)}
+    if term.startswith("voronoi"):
+        return {
+            "criterion": rng.choice([*OVERLAP, *POINTWISE, "balanced_bce", "adaptive_tversky", Dice(smooth=0)]),
+            "spacing": rng.choice([None, (2.5, 1, 0.7)[:dim]]),
+            "threshold": rng.choice([0.5, 0.5, 0.2, 0.9]),
+            **draw_cells(rng, term),
+        }
     options: dict = {
         "surrogate_weight": rng.choice([0, 0.1, 1, 1]),
         "threshold": rng.choice([0.5, 0.5, 0.2, 0.9]),
@@ -69,6 +89,14 @@ def draw_options(rng: random.Random, term: str, dim: int) -> dict:
     if term == "proximity":
         options["form"] = rng.choice(["mean", "mse"])
     return options
+
+
+def draw_cells(rng: random.Random, term: str) -> dict:
+    without_instance = {"without_instance": rng.choice(["skip", "whole"])}
+    if term == "component_tversky":
+        return without_instance
+    power, grid = rng.choice([0, 0.5, 1]), rng.choice(["full", "half"])
+    return {**without_instance, "empty_cell": rng.choice(["mass", "criterion"]), "size_power": power, "cell_grid": grid}
 
 
 def search(n: int, seed: int) -> None:
@@ -90,7 +118,7 @@ def search(n: int, seed: int) -> None:
         )
         case = f"seed {seed}, case {i}: {term} {options} on {ids.tolist()}, {p.tolist()}"
         logits = rng.choice([None, "plain", "saturated"]) if term in FAST else None
-        if term in FAST and rng.random() < 0.3:
+        if (term in FAST or term.startswith("voronoi")) and rng.random() < 0.3:
             options["components"] = label_batch(p >= 0.5)
         if logits is None:
             value, gradient = with_gradient(ANY[term], p, ids, **options)
@@ -132,6 +160,9 @@ def search_outputs(n: int, seed: int) -> None:
         options = {**MODULE_OPTIONS, "criterion": rng.choice(OVERLAP), "missed": rng.choice(["constant", "soft"])}
         options |= {"proximity_form": rng.choice(["mean", "mean", "mse"]), "k_percent": rng.choice([1, 30, 50, 100])}
         options |= {"weighted_criterion": rng.choice(WEIGHTED_CRITERIA), "exclude_other_targets": rng.random() < 0.5}
+        options |= {"cell_criterion": rng.choice(["dice+bce", {"dice": {"smooth": 0}, "bce": {}}, "balanced_bce"])}
+        options |= {"empty_cell": rng.choice(["mass", "criterion"]), "cell_grid": rng.choice(["full", "half"])}
+        options |= {"without_instance": rng.choice(["skip", "whole"])}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the published form of proximity warns
             module = make_term(term, options)

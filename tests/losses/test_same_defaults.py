@@ -16,6 +16,9 @@ PAIRS = {
     "instance_proximity_loss": modules.InstanceProximityLoss,
     "topk_dice_loss": modules.TopKDiceLoss,
     "inverse_weighted_loss": modules.InverseWeightedLoss,
+    "voronoi_loss": modules.VoronoiLoss,
+    "bicc_loss": modules.BiCCLoss,
+    "component_tversky": modules.ComponentTverskyLoss,
 }
 
 
@@ -32,4 +35,8 @@ def test_a_module_has_the_options_of_its_function(name: str) -> None:
 
 def test_no_module_is_left_out() -> None:
     losses = {own for own in vars(modules).values() if isinstance(own, type) and issubclass(own, modules.ClassLoss)}
-    assert losses - set(PAIRS.values()) == {modules.ClassLoss, modules.PixelLoss}
+    assert losses - set(PAIRS.values()) == {
+        modules.ClassLoss,
+        modules.PixelLoss,
+        modules.InstanceMILLoss,
+    }  # without options

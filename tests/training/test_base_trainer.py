@@ -139,6 +139,37 @@ def test_a_step_of_training_and_validation(boxes, dataset, configuration, scales
     assert ours["loss"] == pytest.approx(2 * values["pixel"].item() + values["blob"].item(), rel=1e-5)
 
 
+def test_the_spacing_of_the_plans_reaches_the_cells(boxes):
+    """In mm, and at a coarser scale as much larger as it has fewer voxels along each axis."""
+    from nnunet_instance_trainers.instances import cell_map
+    from nnunet_instance_trainers.trainers import nnUNetTrainerBiCC
+
+    boxes[1][BOXES]["configurations"]["3d_fullres"]["spacing"] = [5.0, 1.0, 2.0]
+    trainer = make(boxes, trainer=nnUNetTrainerBiCC)
+    trainer.initialize()
+    scales = [torch.zeros(1, 1, *size, dtype=torch.int64) for size in ((8, 8, 8), (8, 4, 4))]
+    for scale in scales:
+        scale[0, 0, 0, 0, 0], scale[0, 0, -1, -1, -1] = 1, 2
+    problems = trainer.loss.compound.problems
+    target_side = problems.target_side([(scale > 0).long() for scale in scales], scales, 2)
+    for scale, place, spacing in zip(scales, target_side.cells("full").places, ((5, 1, 2), (5, 2, 4))):
+        own = cell_map(scale[:, 0], spacing=spacing)
+        assert torch.equal(place - place.min() + 1, own) and not torch.equal(own, cell_map(scale[:, 0]))
+
+
+def test_catmil_warms_up_over_fifty_epochs(boxes):
+    from nnunet_instance_trainers.trainers import nnUNetTrainerCATMIL
+
+    trainer = ready(make(boxes, trainer=nnUNetTrainerCATMIL, num_epochs=100))
+    for epoch, weight in ((0, 0.0), (25, 0.05), (50, 0.1), (99, 0.1)):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        weights = trainer.loss.compound.weights
+        assert weights == pytest.approx({"pixel": 1, "component_tversky": weight, "instance_mil": 0.2})
+    assert np.isfinite(trainer.train_step(next(trainer.dataloader_train))["loss"])
+    assert min(trainer.loss.compound.values[name] for name in trainer.settings.terms) > 0
+
+
 def test_the_blob_term_is_that_of_each_scale_with_nnunets_weights(boxes):
     from nnunet_instance_trainers.losses import BlobLoss
 
