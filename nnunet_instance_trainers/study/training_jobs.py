@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -122,7 +123,7 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
     for file in [folder / name for name in _CHECKPOINTS if (folder / name).is_file()]:
         try:
             checkpoint = _load(file)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, OSError):
+        except (RuntimeError, EOFError, zipfile.BadZipFile, OSError):
             print(f"{file} is cut off: set aside", flush=True)
             file.rename(file.with_suffix(".damaged"))
             continue
@@ -136,7 +137,15 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
 
 
 def _load(file: Path) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=False)
+    """A checkpoint of nnU-Net's: tensors, plain values, and the NumPy numbers of its log; nothing in it is executed."""
+    numbers = np.float32(0).__reduce__()[0], np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))
+    with torch.serialization.safe_globals(list(numbers)):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"{file} holds more than nnU-Net's checkpoints do, so it is not read: move its folder away"
+            ) from None
 
 
 # --- predictions -------------------------------------------------------------------------------------------
