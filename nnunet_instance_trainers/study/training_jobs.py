@@ -124,7 +124,11 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
     for file in [folder / name for name in _CHECKPOINTS if (folder / name).is_file()]:
         try:
             checkpoint = _load(file)
+<<<<<<< HEAD
         except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, OSError):
+=======
+        except (RuntimeError, EOFError, zipfile.BadZipFile, OSError):
+>>>>>>> studytool
             print(f"{file} is cut off: set aside", flush=True)
             file.rename(file.with_suffix(".damaged"))
             continue
@@ -138,10 +142,22 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
 
 
 def _load(file: Path) -> dict[str, Any]:
+<<<<<<< HEAD
     """A checkpoint of nnU-Net's: tensors, plain values, and the numpy numbers of its log; nothing else is unpickled."""
     number = np.float64(0).__reduce__()[0]
     with safe_globals([number, np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]):
         return torch.load(file, map_location="cpu", weights_only=True)
+=======
+    """A checkpoint of nnU-Net's: tensors, plain values, and the NumPy numbers of its log; nothing in it is executed."""
+    numbers = np.float32(0).__reduce__()[0], np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))
+    with torch.serialization.safe_globals(list(numbers)):
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"{file} holds more than nnU-Net's checkpoints do, so it is not read: move its folder away"
+            ) from None
+>>>>>>> studytool
 
 
 # --- predictions -------------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.study.job_plan import Training
 from nnunet_instance_trainers.study.study_file import Arm, Study
 
@@ -19,7 +21,7 @@ LOG = {
     "epoch_end_timestamps": [4.0, 15.0],
     "train_losses": [2.0, 1.0],
     "val_losses": [3.0, 2.0],
-    "mean_fg_dice": [0.1, 0.2],
+    "mean_fg_dice": [0.25, np.float32(0.5)],  # as nnU-Net logs them
 }
 
 
@@ -72,7 +74,7 @@ def test_a_finished_training_with_equal_plans_is_taken_over(study: Study, monkey
     folder = save_checkpoint(study)
     stamp = train(study)
     assert stamp["seconds_per_epoch"] == [4.0, 5.0]
-    assert (stamp["train_loss"], stamp["val_loss"], stamp["pseudo_dice"]) == ([2, 1], [3, 2], [0.1, 0.2])
+    assert (stamp["train_loss"], stamp["val_loss"], stamp["pseudo_dice"]) == ([2, 1], [3, 2], [0.25, 0.5])
     assert json.loads((study.preprocessed / "nnUNetPlans-A-seed0.json").read_text()) == PLANS
     assert [path.name for path in folder.parent.iterdir()] == ["fold_all"]
 
@@ -116,6 +118,27 @@ def test_an_interrupted_training_goes_on_unless_its_checkpoint_is_cut_off(
     train(study)
     assert resumed == [resume]
     assert file.with_suffix(".damaged").exists() != whole
+
+
+class Bomb:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.trace,)
+
+
+def test_a_checkpoint_that_wants_to_be_executed_is_one_line(study: Study, tmp_path: Path) -> None:
+    import torch
+
+    folder = save_checkpoint(study)
+    torch.save({"init_args": Bomb(tmp_path / "executed")}, folder / "checkpoint_final.pth")
+    with pytest.raises(UserError, match="checkpoint_final.pth holds more than nnU-Net's checkpoints do"):
+        train(study)
+    assert not (tmp_path / "executed").exists()
+    assert (folder / "checkpoint_final.pth").exists()
 
 
 def test_predictions_of_equal_plans_are_taken_over_and_others_are_not(
