@@ -101,13 +101,8 @@ def suspicious(source: str) -> list[str]:
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             options = {option.arg: ast.unparse(option.value) for option in node.keywords}
-<<<<<<< HEAD
-            safe = name == "yaml.safe_load" or (name == "torch.load" and options.get("weights_only") == "True")
-            if (not safe and _FORBIDDEN.fullmatch(name)) or any(
-=======
             weights_only = name == "torch.load" and options.get("weights_only") == "True"
             if (_FORBIDDEN.fullmatch(name) and not weights_only) or any(
->>>>>>> studytool
                 options.get(key, "False") != "False" for key in ("allow_pickle", "shell")
             ):
                 found.append(f"{name} in line {node.lineno}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch.serialization import safe_globals
 
 from nnunet_instance_trainers.data.map_store import write_atomically
 from nnunet_instance_trainers.data.nnunet_commands import dataset_id
@@ -124,11 +123,7 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
     for file in [folder / name for name in _CHECKPOINTS if (folder / name).is_file()]:
         try:
             checkpoint = _load(file)
-<<<<<<< HEAD
-        except (RuntimeError, EOFError, UnpicklingError, zipfile.BadZipFile, OSError):
-=======
         except (RuntimeError, EOFError, zipfile.BadZipFile, OSError):
->>>>>>> studytool
             print(f"{file} is cut off: set aside", flush=True)
             file.rename(file.with_suffix(".damaged"))
             continue
@@ -142,12 +137,6 @@ def _set_aside_others(folder: Path, training: Training, plans: dict[str, Any]) -
 
 
 def _load(file: Path) -> dict[str, Any]:
-<<<<<<< HEAD
-    """A checkpoint of nnU-Net's: tensors, plain values, and the numpy numbers of its log; nothing else is unpickled."""
-    number = np.float64(0).__reduce__()[0]
-    with safe_globals([number, np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]):
-        return torch.load(file, map_location="cpu", weights_only=True)
-=======
     """A checkpoint of nnU-Net's: tensors, plain values, and the NumPy numbers of its log; nothing in it is executed."""
     numbers = np.float32(0).__reduce__()[0], np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))
     with torch.serialization.safe_globals(list(numbers)):
@@ -157,7 +146,6 @@ def _load(file: Path) -> dict[str, Any]:
             raise UserError(
                 f"{file} holds more than nnU-Net's checkpoints do, so it is not read: move its folder away"
             ) from None
->>>>>>> studytool
 
 
 # --- predictions -------------------------------------------------------------------------------------------
