@@ -13,8 +13,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-import torch
-
 from nnunet_instance_trainers.errors import UserError
 
 __all__ = ["over_cases"]
@@ -57,8 +55,10 @@ def _why_broken() -> str:
 
 
 def _start() -> None:
-    """One thread for each worker, and none that waits for ever on a command that was killed."""
-    torch.set_num_threads(1)
+    """One thread of torch for each worker, and none that waits for ever on a command that was killed."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for a torch that the work imports; to import it here takes a second
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     Thread(target=_end_with_command, daemon=True).start()
 
 

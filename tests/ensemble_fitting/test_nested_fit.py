@@ -13,7 +13,7 @@ from nnunet_instance_trainers.ensemble_fitting.nested_fit import Fit, fit, held_
 from nnunet_instance_trainers.ensemble_fitting.score_intervals import cases_needed
 
 
-def fitted(made: list, n_models: int = 2, steps: int = 10, **options: object) -> tuple[Fit, Space]:
+def fitted(made: list, n_models: int = 2, steps: int = 6, **options: object) -> tuple[Fit, Space]:
     """A fit with as many candidates for edges as steps: its time grows with them."""
     volumes = np.concatenate([lists.volumes_ml for case in made for lists in case])
     own = {key: value for key, value in options.items() if key in ("lows", "peaks", "max_bins")}
