@@ -119,14 +119,9 @@ def _compare(arguments: argparse.Namespace) -> None:
     if are_results(arguments.models):
         _compare_results(arguments)
         return
+    from nnunet_instance_trainers.evaluation.comparing.compared_scores import PAPER_SCORES, SCORES, scores_of
     from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs, read_models
-    from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
-        PAPER_SCORES,
-        SCORES,
-        compare,
-        scores_of,
-        write_comparison,
-    )
+    from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare, write_comparison
 
     models = read_models(arguments.models)
     names = [model.name for model in models]

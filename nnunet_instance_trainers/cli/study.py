@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from importlib.resources import files
 from pathlib import Path
 
 from nnunet_instance_trainers.cli.arguments import AddCommand
@@ -36,10 +37,8 @@ def add_commands(add: AddCommand) -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.study.study_file import EXAMPLE
-
     if arguments.example:
-        print(EXAMPLE, end="")
+        print((files("nnunet_instance_trainers.study") / "example.yaml").read_text(encoding="utf-8"), end="")
         return
     if arguments.file is None:
         raise UserError("STUDY.yaml is missing: 'nnunet-instance study --example' prints one to start from")

@@ -20,12 +20,12 @@ from nnunet_instance_trainers.data.label_folders import (
 )
 from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.probabilities import read_probabilities
+from nnunet_instance_trainers.ensembling.class_masks import Voted, hysteresis_masks
 from nnunet_instance_trainers.ensembling.ensemble_plan import EnsemblePlan
 from nnunet_instance_trainers.ensembling.functional import (
     MemberCounts,
     combine_classes,
     find_components,
-    hysteresis,
     keep_volume_range,
     majority_vote,
     merge_members,
@@ -35,7 +35,7 @@ from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_id
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.instances import label_components
 
-__all__ = ["Job", "ensemble_case", "hysteresis_masks"]
+__all__ = ["Job", "ensemble_case"]
 
 Row = dict[str, Any]
 
@@ -108,34 +108,9 @@ def _merged(job: Job, reader: BaseReaderWriter, case: str) -> tuple[np.ndarray, 
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Voted:
-    """What the folds of a model agree on.
-
-    Attributes:
-        image: (*S) labels, of the folds or of the only one.
-        masks: (*S) bool of each class that had a vote of its own.
-    """
-
-    image: np.ndarray
-    masks: Mapping[str, np.ndarray]
-
-    def mask(self, c: ForegroundClass) -> np.ndarray:
-        return self.masks[c.key] if c.key in self.masks else c.mask(self.image)
-
-    def add_to(self, occupied: np.ndarray) -> None:
-        """Mark where there is anything."""
-        occupied |= self.image > 0
-        for mask in self.masks.values():
-            occupied |= mask
-
-    def inside(self, box: tuple[slice, ...]) -> _Voted:
-        return _Voted(self.image[box], {key: mask[box] for key, mask in self.masks.items()})
-
-
-def _read(job: Job, reader: BaseReaderWriter, case: str) -> tuple[dict[str, _Voted], dict[str, Any]]:
+def _read(job: Job, reader: BaseReaderWriter, case: str) -> tuple[dict[str, Voted], dict[str, Any]]:
     """What each model says, one model after the other so that few images are held at once, and their geometry."""
-    models: dict[str, _Voted] = {}
+    models: dict[str, Voted] = {}
     first: tuple[Path, np.ndarray, dict[str, Any]] | None = None
     for name in job.plan.models:
         folds = []
@@ -159,7 +134,7 @@ def _spacing(job: Job, case: str, shape: Sequence[int], geometry: dict[str, Any]
     return (1.0, *spacing[1:]) if flat else spacing
 
 
-def _vote(job: Job, case: str, name: str, folds: Sequence[np.ndarray]) -> _Voted:
+def _vote(job: Job, case: str, name: str, folds: Sequence[np.ndarray]) -> Voted:
     plan, masks = job.plan, {}
     votes = plan.vote if len(folds) > 1 else None
     classes = [c for c in job.labels.classes if any(member.name == name for member in plan.members[c.key])]
@@ -173,7 +148,7 @@ def _vote(job: Job, case: str, name: str, folds: Sequence[np.ndarray]) -> _Voted
         for c in classes:
             if c not in by_hysteresis:
                 masks[c.key] = majority_vote([c.mask(fold) for fold in folds], votes)
-    return _Voted(majority_vote(folds, votes), masks)
+    return Voted(majority_vote(folds, votes), masks)
 
 
 def _hysteresis(
@@ -187,41 +162,11 @@ def _hysteresis(
     )
 
 
-def hysteresis_masks(
-    probabilities: np.ndarray,
-    image: np.ndarray,
-    classes: Sequence[ForegroundClass],
-    thresholds: Mapping[str, tuple[float, float]],
-    *,
-    exclusive: bool,
-    connectivity: int = 26,
-) -> dict[str, np.ndarray]:
-    """The objects of some classes by :func:`~nnunet_instance_trainers.ensembling.functional.hysteresis`.
-
-    Args:
-        probabilities: (C, *S).
-        image: (*S) labels, the model's own.
-        classes: which of them.
-        thresholds: low and high by the class's key.
-        exclusive: whether a voxel has one class only; then what the model gives to another label stays there.
-        connectivity: 6, 18 or 26.
-
-    Returns:
-        (*S) bool by the class's key.
-    """
-    masks = {}
-    for c in classes:
-        masks[c.key] = hysteresis(probabilities[c.channel], *thresholds[c.key], connectivity=connectivity)
-        if exclusive:
-            masks[c.key] &= (image == 0) | c.mask(image)
-    return masks
-
-
 # --- merging -----------------------------------------------------------------------------------------------
 
 
 def _merge(
-    job: Job, given: Mapping[str, _Voted], spacing: Sequence[float]
+    job: Job, given: Mapping[str, Voted], spacing: Sequence[float]
 ) -> tuple[np.ndarray, dict[str, MemberCounts]]:
     """The label image of the ensemble, and for each class where its objects came from."""
     plan, models = job.plan, job.plan.models

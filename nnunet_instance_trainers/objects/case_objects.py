@@ -15,7 +15,7 @@ from nnunet_instance_trainers.data.label_folders import ForegroundClass, Labels,
 from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.probabilities import read_probabilities
 from nnunet_instance_trainers.data.spacing_files import known_geometry, known_spacing
-from nnunet_instance_trainers.ensembling.case_ensemble import hysteresis_masks
+from nnunet_instance_trainers.ensembling.class_masks import hysteresis_masks
 from nnunet_instance_trainers.ensembling.object_claims import combine_classes
 from nnunet_instance_trainers.ensembling.output_folder import INSTANCES, most_ids, write_case
 from nnunet_instance_trainers.errors import UserError

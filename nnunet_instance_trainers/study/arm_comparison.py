@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nnunet_instance_trainers.evaluation.comparing.compared_scores import SCORES
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
     ALL_CLASSES,
-    SCORES,
     Pair,
     Table,
     join_classes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,48 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_instance_trainers.configuration.checks import is_number, is_positive_int, is_seed, one_of
-from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.study.nnunet_folders import dataset_name, folder, labelled_folders
 
-__all__ = ["ALL", "EXAMPLE", "Arm", "Study", "read_study"]
+__all__ = ["ALL", "Arm", "Study", "read_study"]
 
 ALL = "all"
 """nnU-Net's fold that trains on all training cases; the one of a study with test folders."""
-
-EXAMPLE = """\
-# A study: the same data, schedule and seeds for each arm; run it with 'nnunet-instance study THIS_FILE'.
-dataset: 27                # id or full name; nnUNet_raw, nnUNet_preprocessed and nnUNet_results must be set
-configuration: 3d_fullres
-plans: nnUNetPlans         # copies are made of it, one per arm and seed: nnUNetPlans-Blob-seed0
-
-folds: [0, 1, 2, 3, 4]     # cross-validation; or leave it out and give the official split:
-# test: {images: imagesTs, labels: labelsTs}   # folders in the raw dataset; trains fold 'all', scores these
-seeds: [0, 1, 2]           # with one seed there is no telling a loss from luck
-
-settings: {num_epochs: 250}                    # of every arm, as in instance_training; see docs/settings.md
-arms:
-  - {name: Baseline, trainer: nnUNetTrainerInstanceBaseline}
-  - {name: Blob, trainer: nnUNetTrainerBlob}
-  - name: BlobUnit
-    trainer: nnUNetTrainerBlob
-    settings: {scale: unit}                    # of this arm
-reference: Baseline        # what the others are compared with
-
-device: cuda               # cuda, cpu or mps; each training takes one GPU, or
-threads: 8                 # so many threads
-memory_gb: 24              # of one training; for clusters and for -j on one machine
-hours: 24                  # of one training; for clusters
-# partition: gpu           # for --executor slurm
-# gres: gpu:1              # for --executor slurm
-
-evaluation:                # as 'nnunet-instance evaluate' takes them; all may be left out
-  match: overlap           # or iou, dice, greedy, share
-  bins_ml: [0.01, 0.1, 1]
-# patients: "^[^_]+"       # part of a case's name; cases that share it are of one patient and drawn together
-# challenges: [autopet3]   # scored too, as 'nnunet-instance challenge' does
-ensemble: false            # fit an ensemble over the arms, once per seed; keeps probabilities, which take room
-# output: studies/blob     # the result folder; default: beside this file, named like it
-"""
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]?[A-Za-z0-9]+)*")
 _EVALUATION: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -123,15 +87,15 @@ class Study:
 
     @property
     def raw(self) -> Path:
-        return _folder("nnUNet_raw") / self.dataset
+        return folder("nnUNet_raw") / self.dataset
 
     @property
     def preprocessed(self) -> Path:
-        return _folder("nnUNet_preprocessed") / self.dataset
+        return folder("nnUNet_preprocessed") / self.dataset
 
     @property
     def results(self) -> Path:
-        return _folder("nnUNet_results") / self.dataset
+        return folder("nnUNet_results") / self.dataset
 
     @property
     def instances(self) -> Path | None:
@@ -164,7 +128,7 @@ def read_study(file: Path) -> Study:
         raise UserError(
             f"reference {content['reference']!r} in {where} is no arm: the arms are {', '.join(a.name for a in arms)}"
         )
-    dataset = _dataset(content["dataset"], where)
+    dataset = dataset_name(content["dataset"], where)
     output = Path(content.get("output") or file.parent / file.stem)
     study = Study(
         file=file.resolve(),
@@ -172,7 +136,7 @@ def read_study(file: Path) -> Study:
         seeds=seeds,
         folds=folds,
         arms=arms,
-        test=_test_folders(content["test"], dataset, where) if "test" in content else None,
+        test=labelled_folders(content["test"], dataset, where) if "test" in content else None,
         evaluation=_evaluation(content.get("evaluation") or {}, where),
         challenges=_challenges(content.get("challenges") or [], where),
         output=(output if output.is_absolute() else file.parent / output).resolve(),
@@ -302,49 +266,3 @@ def _challenges(names: Any, where: str) -> tuple[str, ...]:
     for name in chosen:
         find_challenge(name)
     return chosen
-
-
-# --- folders -----------------------------------------------------------------------------------------------
-
-
-def _folder(variable: str) -> Path:
-    value = os.environ.get(variable)
-    if not value:
-        raise UserError(f"the environment variable {variable} is not set: point it to nnU-Net's folder of that name")
-    return Path(value)
-
-
-def _dataset(dataset: Any, where: str) -> str:
-    for variable in ("nnUNet_preprocessed", "nnUNet_results"):
-        _folder(variable)
-    raw, name = _folder("nnUNet_raw"), str(dataset)
-    if name.isdigit():
-        found = sorted(path.name for path in raw.glob(f"Dataset{int(name):03d}_*") if path.is_dir())
-        if len(found) != 1:
-            raise UserError(
-                f"dataset {name} in {where}: {len(found) or 'no'} datasets of that id are in {raw}: put one there, "
-                "or give the full name"
-            )
-        name = found[0]
-    if not re.fullmatch(r"Dataset\d+_\w[\w.-]*", name) or not (raw / name / "dataset.json").is_file():
-        raise UserError(f"dataset {dataset!r} in {where}: there is no {raw / name / 'dataset.json'}: put it there")
-    return name
-
-
-def _test_folders(folders: Any, dataset: str, where: str) -> dict[str, Path]:
-    """The folders of test images and labels, with a label for every image."""
-    if not isinstance(folders, dict) or {*folders} != {"images", "labels"}:
-        raise UserError(f"'test' in {where} must have 'images' and 'labels', folders in the raw dataset")
-    raw = _folder("nnUNet_raw") / dataset
-    paths = {key: raw / str(name) for key, name in folders.items()}
-    for key, path in paths.items():
-        if not path.is_dir():
-            raise UserError(f"'test' in {where}: there is no folder of {key} {path}")
-    ending = read_json(raw / "dataset.json", "restore it")["file_ending"]
-    labels = {file.name for file in paths["labels"].glob(f"*{ending}")}
-    images = sorted(file.name.removesuffix(f"_0000{ending}") for file in paths["images"].glob(f"*_0000{ending}"))
-    unlabelled = [case for case in images if f"{case}{ending}" not in labels]
-    if unlabelled or not images:
-        what = f"case {unlabelled[0]!r} has no label in {paths['labels']}" if images else f"{paths['images']} is empty"
-        raise UserError(f"'test' in {where}: {what}: add it, or train with 'folds'")
-    return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 yaml = pytest.importorskip("yaml")
 
 from nnunet_instance_trainers.errors import UserError  # noqa: E402
-from nnunet_instance_trainers.study.study_file import ALL, EXAMPLE, read_study  # noqa: E402
+from nnunet_instance_trainers.study.study_file import ALL, read_study  # noqa: E402
+
+EXAMPLE = (files("nnunet_instance_trainers.study") / "example.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture

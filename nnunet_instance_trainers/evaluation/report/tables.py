@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from nnunet_instance_trainers.evaluation.comparing.model_comparison import SCORES, Pair, Score, Table
+from nnunet_instance_trainers.evaluation.comparing.compared_scores import SCORES, Score
+from nnunet_instance_trainers.evaluation.comparing.model_comparison import Pair, Table
 from nnunet_instance_trainers.evaluation.digits import decimals
 
 __all__ = ["breakable", "number", "pair_rows", "table_rows"]

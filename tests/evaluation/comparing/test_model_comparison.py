@@ -10,14 +10,8 @@ import pytest
 from evaluated import synthetic
 
 from nnunet_instance_trainers import cli
-from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
-    ALL_CLASSES,
-    PAPER_SCORES,
-    SCORES,
-    compare,
-    scores_of,
-    write_comparison,
-)
+from nnunet_instance_trainers.evaluation.comparing.compared_scores import PAPER_SCORES, SCORES, scores_of
+from nnunet_instance_trainers.evaluation.comparing.model_comparison import ALL_CLASSES, compare, write_comparison
 from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation
 
 NAN = float("nan")

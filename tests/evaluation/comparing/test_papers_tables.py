@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from nnunet_instance_trainers.evaluation.comparing.model_comparison import PAPER_SCORES
+from nnunet_instance_trainers.evaluation.comparing.compared_scores import PAPER_SCORES
 from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, mean_ranks
 
 PAPERS = Path(__file__).resolve().parents[4] / "shared" / "papers.md"
