@@ -1,8 +1,8 @@
 """The masks in Cellpose's ``_seg.npy`` files, without executing what is in them.
 
 Such a file is a pickle, which may name any function of Python to be called. Here nothing that it names is looked up:
-every name becomes a :class:`_Named`, which keeps what it was given and does nothing. The array of masks is then put
-together from the bytes that numpy's own pickles carry, as numpy documents its ``__reduce__``.
+every name becomes an object of one class of our own, which keeps what it was given and does nothing. The array of masks
+is then put together from the bytes that numpy's own pickles carry, as numpy documents its ``__reduce__``.
 """
 
 from __future__ import annotations

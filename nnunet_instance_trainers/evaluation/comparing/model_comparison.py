@@ -96,7 +96,8 @@ def compare(
         models: from :func:`~nnunet_instance_trainers.evaluation.comparing.evaluated_models.read_models`.
         pairs: names of models to test against each other; None tests each model against the first.
         seed: of the bootstrap.
-        scores: what is compared, such as :data:`PAPER_SCORES`.
+        scores: what is compared, such as
+            :data:`~nnunet_instance_trainers.evaluation.comparing.compared_scores.PAPER_SCORES`.
     """
     names = [model.name for model in models]
     pairs = [(name, names[0]) for name in names[1:]] if pairs is None else pairs
