@@ -215,7 +215,7 @@ def test_boxes_of_other_samples_are_nowhere() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory in kB")
 def test_many_boxes_need_little_memory() -> None:
-    """3000 x 3000 boxes that all meet, or in two places (36 MB per temporary of all pairs), and 30,000 scattered."""
+    """2500 x 2500 boxes that all meet, or in two places (25 MB per temporary of all pairs), and 30,000 scattered."""
     code = """
 import re, torch
 from pathlib import Path
@@ -223,8 +223,8 @@ from nnunet_instance_trainers.instances.nearest import nearest_boxes
 torch.set_num_threads(1)
 def memory(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-together, scattered = torch.rand(3000, 3), torch.rand(30000, 3) * 300
-for low in (together * 3, together + torch.arange(3000)[:, None] % 2 * 999, scattered):
+together, scattered = torch.rand(2500, 3), torch.rand(30000, 3) * 300
+for low in (together * 3, together + torch.arange(2500)[:, None] % 2 * 999, scattered):
     boxes = torch.zeros(len(low)), low, low + 1 + torch.rand(len(low), 3) * 9
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
