@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_instance_trainers.study.arm_comparison import compare_arms, compare_sizes, rising_with_volume
-from nnunet_instance_trainers.study.outcomes import Outcomes, read_outcomes
 from nnunet_instance_trainers.study.result_tables import markdown, size_markdown
+from nnunet_instance_trainers.study.study_rows import Outcomes, read_outcomes
 
 
 def tables(file: Path, reference: str, patients: str, sizes_only: bool = False) -> str:

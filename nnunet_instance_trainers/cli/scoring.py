@@ -114,7 +114,7 @@ def _bins(texts: list[str]) -> list[float]:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
+    from nnunet_instance_trainers.evaluation.challenges.challenge_comparison import are_results
 
     if are_results(arguments.models):
         _compare_results(arguments)
@@ -138,7 +138,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _compare_results(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.evaluation.challenges.comparison import (
+    from nnunet_instance_trainers.evaluation.challenges.challenge_comparison import (
         compare_results,
         read_results,
         write_comparison,
@@ -161,7 +161,7 @@ def _compare_results(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from nnunet_instance_trainers.evaluation.challenges.comparison import are_results
+    from nnunet_instance_trainers.evaluation.challenges.challenge_comparison import are_results
     from nnunet_instance_trainers.evaluation.report import write_report
     from nnunet_instance_trainers.evaluation.report.challenge_page import write_challenge_report
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from sys import float_info
 from typing import Any
 
-from nnunet_instance_trainers.losses.criteria import resolve
+from nnunet_instance_trainers.losses.named_criteria import resolve
 from nnunet_instance_trainers.losses.named_terms import TERMS
 
 __all__ = [

@@ -18,8 +18,8 @@ from nnunet_instance_trainers.configuration.checks import (
     one_of,
 )
 from nnunet_instance_trainers.instances.cells import GRIDS
-from nnunet_instance_trainers.losses.criteria import CRITERIA, CriterionSpec
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
+from nnunet_instance_trainers.losses.named_criteria import CRITERIA, CriterionSpec
 from nnunet_instance_trainers.losses.named_terms import TERMS
 from nnunet_instance_trainers.losses.voronoi import EMPTY_CELLS, WITHOUT_INSTANCE
 

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 
 from nnunet_instance_trainers.data.nnunet_commands import dataset_id
-from nnunet_instance_trainers.demonstration.comparison import write_comparison
 from nnunet_instance_trainers.demonstration.sample_dataset import copy_dataset, held_out, sample_dataset
 from nnunet_instance_trainers.demonstration.small_plans import PLANS, SCHEDULE, write_small_plans
+from nnunet_instance_trainers.demonstration.table_and_figure import write_comparison
 from nnunet_instance_trainers.demonstration.timed_steps import TimedSteps
 from nnunet_instance_trainers.linking import check_torchvision, set_variable
 

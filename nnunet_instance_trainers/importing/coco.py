@@ -14,8 +14,8 @@ import numpy as np
 
 from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.importing.id_images import Drawn, Objects, box_of, paint
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, case_name, stem
-from nnunet_instance_trainers.importing.objects import Drawn, Objects, box_of, paint
 
 __all__ = ["Coco"]
 

@@ -12,8 +12,8 @@ from skimage.draw import polygon as draw_polygon
 
 from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.importing.id_images import Drawn, Objects, paint
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, group_channels, list_images, stem
-from nnunet_instance_trainers.importing.objects import Drawn, Objects, paint
 
 __all__ = ["GeoJson"]
 

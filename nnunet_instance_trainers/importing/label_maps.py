@@ -17,8 +17,8 @@ from nnunet_instance_trainers.data.label_reading import check_ids, read_labels
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.importing.cellpose_files import read_seg_npy
 from nnunet_instance_trainers.importing.cropped_maps import uncropped
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, group_channels, list_images, reader_of, stem
-from nnunet_instance_trainers.importing.objects import Objects
 
 __all__ = ["LabelMaps", "RawLabels"]
 

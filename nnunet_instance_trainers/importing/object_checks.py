@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnunet_instance_trainers.importing.objects import Objects
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.instances import label_components
 
 __all__ = ["Findings", "look", "mend"]

@@ -11,8 +11,8 @@ import numpy as np
 from nnunet_instance_trainers.data.grids import check_grid
 from nnunet_instance_trainers.data.label_reading import read_labels
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.importing.id_images import Drawn, Objects, box_of, paint
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, group_channels, list_images, reader_of
-from nnunet_instance_trainers.importing.objects import Drawn, Objects, box_of, paint
 
 __all__ = ["ObjectMasks"]
 

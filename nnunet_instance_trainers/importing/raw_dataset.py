@@ -15,8 +15,8 @@ import numpy as np
 from nnunet_instance_trainers.data.label_writing import write_image
 from nnunet_instance_trainers.data.map_store import UNFINISHED
 from nnunet_instance_trainers.errors import UserError, writing
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.images import CaseFiles, Image, store_image
-from nnunet_instance_trainers.importing.objects import Objects
 
 __all__ = ["check_place", "new_dataset", "write_case", "write_description"]
 

@@ -12,10 +12,10 @@ from nnunet_instance_trainers.data.text_files import read_json
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.importing.coco import Coco
 from nnunet_instance_trainers.importing.geojson_files import GeoJson, files_in
+from nnunet_instance_trainers.importing.id_images import Objects, merge
 from nnunet_instance_trainers.importing.images import CaseFiles, Image
 from nnunet_instance_trainers.importing.label_maps import LabelMaps, RawLabels
 from nnunet_instance_trainers.importing.object_masks import ObjectMasks
-from nnunet_instance_trainers.importing.objects import Objects, merge
 
 __all__ = ["Source", "Together", "find_source"]
 

@@ -1,17 +1,6 @@
 """Instance-aware losses for PyTorch; know nothing of nnU-Net."""
 
 from nnunet_instance_trainers.losses.compound import CompoundLoss
-from nnunet_instance_trainers.losses.criteria import (
-    ASL,
-    AdaptiveTversky,
-    BalancedCrossEntropy,
-    BinaryCrossEntropy,
-    Criterion,
-    Dice,
-    Focal,
-    GeneralizedDice,
-    Tversky,
-)
 from nnunet_instance_trainers.losses.functional import (
     bicc_loss,
     blob_loss,
@@ -41,6 +30,17 @@ from nnunet_instance_trainers.losses.modules import (
     PixelLoss,
     TopKDiceLoss,
     VoronoiLoss,
+)
+from nnunet_instance_trainers.losses.named_criteria import (
+    ASL,
+    AdaptiveTversky,
+    BalancedCrossEntropy,
+    BinaryCrossEntropy,
+    Criterion,
+    Dice,
+    Focal,
+    GeneralizedDice,
+    Tversky,
 )
 
 __all__ = [

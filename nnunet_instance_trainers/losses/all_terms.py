@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nnunet_instance_trainers.losses.blob import pixel_average
 from nnunet_instance_trainers.losses.center import center_average
-from nnunet_instance_trainers.losses.criteria import CriterionSpec
 from nnunet_instance_trainers.losses.instance import instance_average
+from nnunet_instance_trainers.losses.named_criteria import CriterionSpec
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities

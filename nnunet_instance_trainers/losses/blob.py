@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
+from nnunet_instance_trainers.losses.named_criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities
@@ -40,7 +40,7 @@ def blob_loss(
     Args:
         probabilities: (B, *S) predicted probabilities in [0, 1].
         instances: (B, *S) integer target ids, 0 is background.
-        criterion: see :func:`~nnunet_instance_trainers.losses.criteria.resolve`; any kind.
+        criterion: see :func:`~nnunet_instance_trainers.losses.named_criteria.resolve`; any kind.
         valid: (B, *S) bool, False where voxels are ignored; None means that all count.
         reduction: ``"mean"`` (over the instances of a sample, then over the samples that have any) or
             ``"none"`` (one value per instance, in the order of samples and ids).
@@ -108,7 +108,7 @@ def pixel_loss(
     Args:
         probabilities: (B, *S) predicted probabilities in [0, 1].
         target: (B, *S) foreground mask or ids; whatever is > 0 is foreground.
-        criterion: see :func:`~nnunet_instance_trainers.losses.criteria.resolve`.
+        criterion: see :func:`~nnunet_instance_trainers.losses.named_criteria.resolve`.
         valid: (B, *S) bool, False where voxels are ignored.
 
     Returns:

@@ -11,7 +11,7 @@ from nnunet_instance_trainers.instances.cubes import count_around, cube_sizes, d
 from nnunet_instance_trainers.instances.voxel_lists import joined
 from nnunet_instance_trainers.instances.voxels import count
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.criteria import Dice
+from nnunet_instance_trainers.losses.named_criteria import Dice
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities

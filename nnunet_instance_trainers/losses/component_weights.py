@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.criteria import Tversky
+from nnunet_instance_trainers.losses.named_criteria import Tversky
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities

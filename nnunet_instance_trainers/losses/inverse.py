@@ -10,7 +10,7 @@ from torch import Tensor
 from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.instances.voxels import sum_type
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.criteria import CRITERIA, PointwiseCriterion
+from nnunet_instance_trainers.losses.named_criteria import CRITERIA, PointwiseCriterion
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities

@@ -29,9 +29,9 @@ from nnunet_instance_trainers.losses.blob import blob_average, pixel_average
 from nnunet_instance_trainers.losses.center import center_average
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.component_weights import mil_average, tversky_average
-from nnunet_instance_trainers.losses.criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.instance import instance_average
 from nnunet_instance_trainers.losses.inverse import inverse_average
+from nnunet_instance_trainers.losses.named_criteria import CriterionSpec, resolve
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.proximity import proximity_average

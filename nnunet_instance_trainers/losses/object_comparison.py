@@ -17,7 +17,7 @@ from nnunet_instance_trainers.instances.voxel_lists import joined
 from nnunet_instance_trainers.instances.voxels import read, read_with_total, tally, total
 from nnunet_instance_trainers.losses.averaging import Average
 from nnunet_instance_trainers.losses.channels import places
-from nnunet_instance_trainers.losses.criteria import Criterion
+from nnunet_instance_trainers.losses.named_criteria import Criterion
 from nnunet_instance_trainers.losses.prediction import Prediction
 from nnunet_instance_trainers.losses.surrogates import is_target
 from nnunet_instance_trainers.losses.target_side import TargetSide

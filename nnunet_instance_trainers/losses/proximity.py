@@ -10,8 +10,8 @@ from torch import Tensor
 from nnunet_instance_trainers.instances.nearest import nearest_boxes
 from nnunet_instance_trainers.instances.voxels import on_device, positions
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.criteria import CriterionSpec, Dice
 from nnunet_instance_trainers.losses.instance import prediction_losses, target_losses
+from nnunet_instance_trainers.losses.named_criteria import CriterionSpec, Dice
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities

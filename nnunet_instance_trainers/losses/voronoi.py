@@ -10,7 +10,7 @@ from torch import Tensor
 from nnunet_instance_trainers.instances import Cells
 from nnunet_instance_trainers.instances.voxels import sum_over, tally
 from nnunet_instance_trainers.losses.averaging import Average
-from nnunet_instance_trainers.losses.criteria import CriterionSpec, OverlapCriterion, resolve
+from nnunet_instance_trainers.losses.named_criteria import CriterionSpec, OverlapCriterion, resolve
 from nnunet_instance_trainers.losses.number_formats import in_full_precision
 from nnunet_instance_trainers.losses.object_comparison import Comparison
 from nnunet_instance_trainers.losses.prediction import Probabilities
@@ -64,7 +64,7 @@ def voronoi_loss(
         probabilities: (B, *S) predicted probabilities in [0, 1].
         instances: (B, *S) integer target ids, 0 is background.
         side: ``"target"``, the cells of instances, or ``"prediction"``, those of components.
-        criterion: see :func:`~nnunet_instance_trainers.losses.criteria.resolve`; any kind. As published:
+        criterion: see :func:`~nnunet_instance_trainers.losses.named_criteria.resolve`; any kind. As published:
             ``{"dice": {"smooth": 0}, "bce": {}}``.
         empty_cell: prediction side: ``"mass"``, or ``"criterion"`` for the criterion there too.
         without_instance: ``"skip"`` leaves samples without an object on this side out of the mean; ``"whole"``, as

@@ -15,6 +15,7 @@ from nnunet_instance_trainers.evaluation.report.tables import number
 from nnunet_instance_trainers.evaluation.scoring.result_files import bin_names
 from nnunet_instance_trainers.instances.volume_ranges import size_bins
 from nnunet_instance_trainers.objects.case_objects import Job
+from nnunet_instance_trainers.objects.case_pictures import case_picture, keys
 from nnunet_instance_trainers.objects.changes import STATES
 from nnunet_instance_trainers.objects.object_charts import (
     CHANGE_LOOKS,
@@ -23,7 +24,6 @@ from nnunet_instance_trainers.objects.object_charts import (
     class_looks,
     size_bars,
 )
-from nnunet_instance_trainers.objects.object_pictures import case_picture, keys
 from nnunet_instance_trainers.objects.object_rows import percent
 
 __all__ = ["PAGE", "objects_page"]

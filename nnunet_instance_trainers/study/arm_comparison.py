@@ -17,8 +17,8 @@ from nnunet_instance_trainers.evaluation.comparing.model_comparison import (
 )
 from nnunet_instance_trainers.evaluation.comparing.ranking import dense_ranks, holm, mean_ranks
 from nnunet_instance_trainers.evaluation.resampling import divide
-from nnunet_instance_trainers.study.outcomes import Outcomes
 from nnunet_instance_trainers.study.seed_bootstrap import Draws, SeedBootstrap
+from nnunet_instance_trainers.study.study_rows import Outcomes
 
 __all__ = ["SIZE_SCORES", "SizeRow", "compare_arms", "compare_sizes", "rising_with_volume"]
 

@@ -19,7 +19,6 @@ from nnunet_instance_trainers.evaluation.scoring.result_files import Evaluation,
 from nnunet_instance_trainers.study.arm_comparison import compare_arms, compare_sizes, rising_with_volume
 from nnunet_instance_trainers.study.job_plan import Training
 from nnunet_instance_trainers.study.jobs import failure_file
-from nnunet_instance_trainers.study.outcomes import Outcomes, rows_of, write_outcomes
 from nnunet_instance_trainers.study.result_tables import (
     markdown,
     size_markdown,
@@ -29,6 +28,7 @@ from nnunet_instance_trainers.study.result_tables import (
 )
 from nnunet_instance_trainers.study.study_file import Study
 from nnunet_instance_trainers.study.study_page import study_page
+from nnunet_instance_trainers.study.study_rows import Outcomes, rows_of, write_outcomes
 
 __all__ = ["find_missing", "results"]
 

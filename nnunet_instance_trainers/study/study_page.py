@@ -12,9 +12,9 @@ from nnunet_instance_trainers.evaluation.report import pictures
 from nnunet_instance_trainers.evaluation.report.page import render
 from nnunet_instance_trainers.evaluation.report.tables import pair_rows, table_rows
 from nnunet_instance_trainers.study.arm_comparison import SizeRow
-from nnunet_instance_trainers.study.outcomes import Outcomes
 from nnunet_instance_trainers.study.study_charts import learning_curves, sensitivity_of_sizes
 from nnunet_instance_trainers.study.study_file import Study
+from nnunet_instance_trainers.study.study_rows import Outcomes
 
 __all__ = ["study_page"]
 

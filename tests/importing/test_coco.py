@@ -9,8 +9,8 @@ from skimage.io import imsave
 
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.importing.coco import Coco
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.images import open_image
-from nnunet_instance_trainers.importing.objects import Objects
 
 SQUARE = [1, 1, 4, 1, 4, 3, 1, 3]
 

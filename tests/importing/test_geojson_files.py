@@ -11,8 +11,8 @@ from skimage.io import imsave
 
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.importing.geojson_files import GeoJson
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.images import open_image
-from nnunet_instance_trainers.importing.objects import Objects
 
 RING = np.zeros((9, 11), bool)
 RING[1:7, 2:9] = True

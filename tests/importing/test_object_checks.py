@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.object_checks import look, mend
-from nnunet_instance_trainers.importing.objects import Objects
 
 
 def cells(ids: np.ndarray) -> Objects:

@@ -7,9 +7,9 @@ import pytest
 from skimage.io import imsave
 
 from nnunet_instance_trainers.errors import UserError
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.images import open_image
 from nnunet_instance_trainers.importing.object_masks import ObjectMasks
-from nnunet_instance_trainers.importing.objects import Objects
 
 
 def put(path: Path, mask: np.ndarray) -> None:

@@ -8,8 +8,8 @@ from skimage.io import imread, imsave
 
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.importing.dataset_import import Options, import_dataset
+from nnunet_instance_trainers.importing.id_images import Objects
 from nnunet_instance_trainers.importing.images import CaseFiles, open_image
-from nnunet_instance_trainers.importing.objects import Objects
 from nnunet_instance_trainers.importing.raw_dataset import check_place, new_dataset, write_case
 from nnunet_instance_trainers.importing.sources import find_source
 

@@ -12,8 +12,8 @@ from losses.plain import CRITERIA, assert_same, with_gradient
 from torch import Tensor
 
 from nnunet_instance_trainers.losses import number_formats
-from nnunet_instance_trainers.losses.criteria import ASL, Criterion, Dice, Tversky
 from nnunet_instance_trainers.losses.functional import blob_loss, pixel_loss
+from nnunet_instance_trainers.losses.named_criteria import ASL, Criterion, Dice, Tversky
 
 every_criterion = pytest.mark.parametrize("criterion", CRITERIA)
 every_shape = pytest.mark.parametrize("shape", SHAPES)

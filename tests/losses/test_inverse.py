@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
 
 from nnunet_instance_trainers.losses import inverse_weighted_loss, inverse_weights
-from nnunet_instance_trainers.losses.criteria import ASL, Focal
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
+from nnunet_instance_trainers.losses.named_criteria import ASL, Focal
 
 every_criterion = pytest.mark.parametrize("criterion", WEIGHTED_CRITERIA)
 

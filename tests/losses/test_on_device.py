@@ -16,7 +16,7 @@ from nnunet_instance_trainers.instances.labelling import Labeller, labeller
 from nnunet_instance_trainers.instances.propagation import propagate_labels
 from nnunet_instance_trainers.losses import CompoundLoss, PixelLoss
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
-from nnunet_instance_trainers.losses.criteria import CRITERIA
+from nnunet_instance_trainers.losses.named_criteria import CRITERIA
 from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 from nnunet_instance_trainers.training.patch_counts import count_objects
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from nnunet_instance_trainers.instances import label_batch
 from nnunet_instance_trainers.losses import blob_loss, inverse_weighted_loss, pixel_loss, topk_dice_loss
 from nnunet_instance_trainers.losses.class_problems import ClassProblems
-from nnunet_instance_trainers.losses.criteria import ASL, Dice, Focal, GeneralizedDice, Tversky
 from nnunet_instance_trainers.losses.inverse import WEIGHTED_CRITERIA
+from nnunet_instance_trainers.losses.named_criteria import ASL, Dice, Focal, GeneralizedDice, Tversky
 from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
 ANY = {

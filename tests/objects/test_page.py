@@ -64,10 +64,10 @@ def test_names_are_words(tmp_path: Path) -> None:
 
 
 def test_a_picture_too_large_to_draw_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnunet_instance_trainers.objects import object_pictures
+    from nnunet_instance_trainers.objects import case_pictures
 
     pred = folder(tmp_path / "pred", {"a": np.ones((3, 4, 5), np.uint8)})
     assert "Cases in pictures" in (objects(pred) / "objects.html").read_text()
-    monkeypatch.setattr(object_pictures, "_LARGEST", 19)
+    monkeypatch.setattr(case_pictures, "_LARGEST", 19)
     write(pred / "a.nii.gz", np.full((3, 4, 5), 2, np.uint8))
     assert "Cases in pictures" not in (objects(pred) / "objects.html").read_text()

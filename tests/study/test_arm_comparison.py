@@ -12,8 +12,8 @@ from evaluated import synthetic
 from nnunet_instance_trainers.errors import UserError
 from nnunet_instance_trainers.evaluation.comparing.model_comparison import compare
 from nnunet_instance_trainers.study.arm_comparison import compare_arms, compare_sizes, rising_with_volume
-from nnunet_instance_trainers.study.outcomes import Outcomes, read_outcomes, rows_of, write_outcomes
 from nnunet_instance_trainers.study.result_tables import markdown, size_markdown, write_comparison_csv, write_latex
+from nnunet_instance_trainers.study.study_rows import Outcomes, read_outcomes, rows_of, write_outcomes
 
 SKILLS = {"Baseline": 0.5, "Blob": 0.75}
 

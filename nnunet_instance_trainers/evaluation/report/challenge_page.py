@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from nnunet_instance_trainers.evaluation.challenges.challenge import Challenge
-from nnunet_instance_trainers.evaluation.challenges.comparison import ChallengeTable, compare_results, read_results
+from nnunet_instance_trainers.evaluation.challenges.challenge_comparison import (
+    ChallengeTable,
+    compare_results,
+    read_results,
+)
 from nnunet_instance_trainers.evaluation.challenges.results import Result
 from nnunet_instance_trainers.evaluation.comparing.evaluated_models import parse_pairs
 from nnunet_instance_trainers.evaluation.report.page import check_file, render, write_page

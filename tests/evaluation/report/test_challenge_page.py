@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from nnunet_instance_trainers.evaluation.challenges.comparison import compare_results
+from nnunet_instance_trainers.evaluation.challenges.challenge_comparison import compare_results
 from nnunet_instance_trainers.evaluation.challenges.declarations import CHALLENGES
 from nnunet_instance_trainers.evaluation.challenges.results import Outcome, Result, summarise
 from nnunet_instance_trainers.evaluation.report.challenge_page import challenge_report

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnunet_instance_trainers.importing.objects import Drawn, Objects, box_of, merge, paint
+from nnunet_instance_trainers.importing.id_images import Drawn, Objects, box_of, merge, paint
 
 
 def drawn(mask: np.ndarray, name: str = "cell") -> Drawn:

@@ -9,7 +9,7 @@ from geometry import random_mask, random_probabilities
 from torch import Tensor
 
 from nnunet_instance_trainers.losses import PixelLoss
-from nnunet_instance_trainers.losses.criteria import (
+from nnunet_instance_trainers.losses.named_criteria import (
     ASL,
     CRITERIA,
     AdaptiveTversky,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_instance_trainers.errors import UserError
-from nnunet_instance_trainers.evaluation.challenges.comparison import (
+from nnunet_instance_trainers.evaluation.challenges.challenge_comparison import (
     are_results,
     compare_results,
     official_ranking,
