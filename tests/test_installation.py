@@ -74,11 +74,7 @@ def test_an_installation_trains_and_evaluates_without_the_checkout(artifacts, ba
 def test_what_is_built_is_complete_and_fit_for_an_index(artifacts):
     run([sys.executable, "-m", "twine", "check", "--strict", *artifacts.values()])
     package = ROOT / "nnunet_instance_trainers"
-    files = {
-        str(path.relative_to(ROOT))
-        for path in package.rglob("*")
-        if path.is_file() and path.suffix in (".py", ".html", ".typed")
-    }
+    files = {str(path.relative_to(ROOT)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     with zipfile.ZipFile(artifacts["wheel"]) as wheel:
         inside = set(wheel.namelist())
         metadata = next(name for name in inside if name.endswith(".dist-info/METADATA"))
