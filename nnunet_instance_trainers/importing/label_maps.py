@@ -110,10 +110,10 @@ class LabelMaps:
         else:
             reader = reader_of(path, is_map=True)
             ids, geometry = read_labels(reader, path, case, None)
-            if image.located and type(reader) is type(image.reader):
-                ids, geometry = uncropped(ids, geometry, image)
-            else:
+            if not image.located or type(reader) is not type(image.reader):
                 geometry = image.geometry  # at most one of the two formats knows where its voxels lie
+            elif path.name.endswith(".seg.nrrd"):  # elsewhere a smaller map is more likely that of another case
+                ids, geometry = uncropped(ids, geometry, image)
         check_grid(path, case, ids, geometry, blank, image.geometry, other="its image")
         check_ids(ids, path, case)
         if ids.min(initial=0) < 0:

@@ -14,11 +14,11 @@ from nnunet_instance_trainers.importing.label_maps import LabelMaps
 IDS = np.random.default_rng(0).integers(0, 4, (6, 7, 8)).astype(np.uint8)
 
 
-def read(folder: Path, crop: sitk.Image) -> np.ndarray:
+def read(folder: Path, crop: sitk.Image, name: str = "a.seg.nrrd") -> np.ndarray:
     save_volume(IDS, folder / "a.nii.gz")
-    sitk.WriteImage(crop, str(folder / "a.seg.nrrd"))
+    sitk.WriteImage(crop, str(folder / name))
     image = open_image([folder / "a.nii.gz"], "a", None)
-    files = CaseFiles((folder / "a.nii.gz",), (folder / "a.seg.nrrd",))
+    files = CaseFiles((folder / "a.nii.gz",), (folder / name,))
     return LabelMaps(folder, folder, "cell").read("a", files, image, frozenset({"cell"})).ids
 
 
@@ -35,6 +35,13 @@ def test_a_cropped_map_is_put_where_it_was(tmp_path: Path, whole: sitk.Image) ->
     expected[box] = IDS[box]
     assert (read(tmp_path, whole[3:6, 2:7, 1:4]) == expected).all()
     assert (read(tmp_path, whole) == IDS).all()
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a_label.nii.gz"])
+def test_a_smaller_map_of_another_program_is_refused(tmp_path: Path, whole: sitk.Image, name: str) -> None:
+    """Cases often share their origin and spacing, so it may be that of another case."""
+    with pytest.raises(UserError, match=f"{name} differs from its image in size"):
+        read(tmp_path, whole[3:6, 2:7, 1:4], name)
 
 
 @pytest.mark.parametrize("change", ["half a voxel", "outside", "spacing", "direction"])
