@@ -105,8 +105,9 @@ def written(folders: list[Path], work: Path) -> str:
 
 def test_the_table_has_means_ranks_and_intervals(no_cases: None) -> None:
     models = [synthetic("first", 20, 0.5), synthetic("second", 20, 0.7)]
-    (table,) = compare(models)
-    words = " ".join(page_of(*models).words)
+    tables = compare(models)
+    (table,) = tables
+    words = " ".join(Page(report(models, tables)).words)
     for m in (0, 1):
         for name, digits in (("dice", 3), ("f1", 3), ("f1_iou50", 3), ("volume_ratio", 2), ("missed", 2)):
             value, low, high = (values[name][m] for values in (table.mean, table.low, table.high))
@@ -118,8 +119,9 @@ def test_the_table_has_means_ranks_and_intervals(no_cases: None) -> None:
 
 def test_every_picture_has_a_text_with_its_numbers(no_cases: None) -> None:
     models = [synthetic("first", 20, 0.5), synthetic("second", 20, 0.7)]
-    (table,) = compare(models)
-    texts = [image["alt"] for image in page_of(*models).images if image["alt"]]
+    tables = compare(models)
+    (table,) = tables
+    texts = [image["alt"] for image in Page(report(models, tables)).images if image["alt"]]
     assert len(texts) == 6  # bars of each, sensitivity, FROC, scatter of each
     found = sum(row["found"] for row in models[0].sizes if row["bin"] == "<0.01")
     assert (
@@ -184,8 +186,8 @@ def test_with_several_classes_each_has_its_table_and_its_froc(no_cases: None) ->
 
 def test_pairs_are_shown_and_significance_is_bold(no_cases: None) -> None:
     models = [synthetic("A", 40, 0.4), synthetic("B", 40, 0.8), synthetic("C", 40, 0.401)]
-    text = report(models, compare(models))
-    pairs = compare(models)[0].pairs
+    tables = compare(models)
+    text, pairs = report(models, tables), tables[0].pairs
     bold = re.findall(r'<td class="first">[^<]*</td></tr>', text[text.index("<h2>Pairs") :])
     assert 0 < len(bold) == sum(pair.p_holm < 0.05 for pair in pairs) < len(pairs)
 
