@@ -9,31 +9,21 @@ docs/evidence are trained with such plans. The data are those of nnUNetPlans and
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from nnunet_instance_trainers.demonstration.small_plans import shrink_network
+
 NAME = "nnUNetPlansSmall"
 
 
 def small(plans: dict[str, Any], configuration: str, stages: int, patch: list[int], batch: int) -> dict[str, Any]:
-    """Plans with the first stages of a configuration's network, two convolutions in each and 16 features in the first.
-
-    The network must have such a stage count of its own or more; nnU-Net's default U-Net has kernel sizes and strides
-    per stage, which stay.
-    """
-    plan = json.loads(json.dumps(plans["configurations"][configuration]))
-    network = plan["architecture"]["arch_kwargs"]
-    stages = min(stages, network["n_stages"])
-    network.update(
-        n_stages=stages,
-        features_per_stage=[16 * 2**stage for stage in range(stages)],
-        kernel_sizes=network["kernel_sizes"][:stages],
-        strides=network["strides"][:stages],
-        n_conv_per_stage=[2] * stages,
-        n_conv_per_stage_decoder=[2] * (stages - 1),
-    )
+    """Plans with the first stages of a configuration's network, two convolutions in each, 16 features in the first."""
+    plan = copy.deepcopy(plans["configurations"][configuration])
+    shrink_network(plan["architecture"]["arch_kwargs"], stages=stages, features=16, decoder_convolutions=2)
     plan.update(patch_size=patch, batch_size=batch)
     return {**plans, "plans_name": NAME, "configurations": {configuration: plan}}
 

@@ -20,7 +20,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 
 from nnunet_instance_trainers.data.case_workers import over_cases
-from nnunet_instance_trainers.data.map_store import write_atomically
+from nnunet_instance_trainers.data.map_store import UNFINISHED, write_atomically
 from nnunet_instance_trainers.errors import UserError, writing
 
 __all__ = ["INSTANCES", "REMEDY", "Output", "check_apart", "digest_states", "most_ids", "write_case"]
@@ -79,7 +79,7 @@ class Output:
     def __init__(self, place: Path, settings: dict[str, Any], command: str = "ensemble") -> None:
         self._command, self._marker = command, f"{command}.json"
         self.place = place.resolve()
-        self.folder = self.place.with_name(f".unfinished_{self.place.name}")
+        self.folder = self.place.with_name(f"{UNFINISHED}{self.place.name}")
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._check()
         with writing(self.folder, REMEDY):

@@ -48,7 +48,7 @@ class Rule:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Rule:
-        """The rule of the settings in a summary."""
+        """The rule of the settings in a summary or a study; what they leave out is as by default."""
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
 
     def large_enough(self, volume_ml: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ def evaluate(study: Study, plan: Any, job: Any, threads: int) -> dict[str, Any]:
         ground_truth(study),
         training.scores(study),
         instances=study.instances,
-        rule=_rule(study),
+        rule=Rule.of(study.evaluation),
         bins_ml=options.get("bins_ml", BINS_ML),
         dataset_json=study.raw / "dataset.json",
         subset=study.test is None,
@@ -71,7 +71,9 @@ def ensemble(study: Study, plan: Any, job: Any, threads: int) -> dict[str, Any]:
     )
     output = study.output / "ensembles" / f"seed{seed}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    fitted = fit_ensemble(models, output, instances=study.instances, rule=_rule(study), n_processes=threads)
+    fitted = fit_ensemble(
+        models, output, instances=study.instances, rule=Rule.of(study.evaluation), n_processes=threads
+    )
     return {"seed": seed, "file": str(output), "members": fitted.plan.models, "fit": fitted.plan.fit}
 
 
@@ -91,13 +93,3 @@ class _Arms(Models):
     @property
     def ground_truth(self) -> Path:
         return self.truth
-
-
-def _rule(study: Study) -> Rule:
-    options = study.evaluation
-    return Rule(
-        options.get("match", "overlap"),
-        options.get("threshold", 0.5),
-        options.get("connectivity", 26),
-        options.get("minimum_ml", 0.0),
-    )

@@ -6,6 +6,7 @@ from geometry import random_labels, random_probabilities
 from losses.plain import assert_same, scene
 from torch import Tensor, nn
 
+from nnunet_instance_trainers.configuration import Settings
 from nnunet_instance_trainers.instances import Objects
 from nnunet_instance_trainers.losses import BlobLoss, CompoundLoss, PixelLoss, object_comparison
 from nnunet_instance_trainers.losses.averaging import Average
@@ -13,25 +14,7 @@ from nnunet_instance_trainers.losses.class_problems import ClassProblems
 from nnunet_instance_trainers.losses.modules import ClassLoss
 from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 
-SETTINGS = {
-    "criterion": "dice",
-    "surrogate_weight": 0.1,
-    "exclude_other_targets": True,
-    "missed": "soft",
-    "center_width": 5,
-    "proximity_form": "mean",
-    "k_percent": 50,
-    "weighted_criterion": "dice",
-    "max_weight": None,
-    "cell_criterion": "dice+bce",
-    "empty_cell": "mass",
-    "without_instance": "skip",
-    "cell_size_power": 0.0,
-    "cell_grid": "full",
-    "component_gamma": 1.0,
-    "size_offset": 5.0,
-    "background_weight": 0.01,
-}
+SETTINGS = {**vars(Settings()), "missed": "soft", "center_width": 5, "weighted_criterion": "dice"}
 
 
 class Sum(ClassLoss):

@@ -11,6 +11,7 @@ from counted_device import CountedDevice
 from geometry import generator, random_labels
 from torch import Tensor
 
+from nnunet_instance_trainers.configuration import Settings
 from nnunet_instance_trainers.instances import labelling
 from nnunet_instance_trainers.instances.labelling import Labeller, labeller
 from nnunet_instance_trainers.instances.propagation import propagate_labels
@@ -20,25 +21,7 @@ from nnunet_instance_trainers.losses.named_criteria import CRITERIA
 from nnunet_instance_trainers.losses.named_terms import TERMS, make_term
 from nnunet_instance_trainers.training.patch_counts import count_objects
 
-SETTINGS = {
-    "criterion": "dice",
-    "surrogate_weight": 0.1,
-    "exclude_other_targets": True,
-    "missed": "soft",
-    "center_width": 3,
-    "proximity_form": "mean",
-    "k_percent": 50,
-    "weighted_criterion": "bce",
-    "max_weight": None,
-    "cell_criterion": "dice+bce",
-    "empty_cell": "mass",
-    "without_instance": "skip",
-    "cell_size_power": 0.0,
-    "cell_grid": "full",
-    "component_gamma": 1.0,
-    "size_offset": 5.0,
-    "background_weight": 0.01,
-}
+SETTINGS = {**vars(Settings()), "missed": "soft", "center_width": 3}
 SEVEN = ["instance_target", "instance_prediction", "center", "missed_rate", "false_rate", "proximity"]
 SCALE_WEIGHTS = (8 / 15, 4 / 15, 2 / 15, 1 / 15)
 Lists = tuple[list[Tensor], list[Tensor], list[Tensor]]
